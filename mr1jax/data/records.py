@@ -11,6 +11,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 
+ALWAYS = 2**31 - 1
+
+
 @dataclass(frozen=True)
 class Fact:
     """One thing that was said.
@@ -31,7 +34,9 @@ class Question:
     """One question with its gold answer.
 
     category: the data set's own number; evidence: indices of the facts it rests on, ascending;
-    asked_after: how many facts have been said when it is asked.
+    asked_after: how many facts have been said when the answer is first known;
+    valid_until: how many have been said when it stops being true (a later fact changes it): asked at any time from the one up to,
+    not including, the other. ALWAYS where nothing changes it.
     """
 
     question: str
@@ -39,6 +44,7 @@ class Question:
     category: int
     evidence: tuple[int, ...]
     asked_after: int
+    valid_until: int = ALWAYS
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ FEATURES = tfds.features.FeaturesDict(
                 "answer": tfds.features.Text(),
                 "category": np.int32,
                 "asked_after": np.int32,
+                "valid_until": np.int32,
             }
         ),
         "evidence": tfds.features.Sequence({"question": np.int32, "fact": np.int32}),

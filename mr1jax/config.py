@@ -1,0 +1,214 @@
+"""Frozen dataclasses of everything someone may tune. A wrong value raises `ValueError` on the host, before anything compiles.
+
+The message always names the field, its value and what to do; the command line prints it alone and exits with status 2.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+Agent = Literal["manager", "answerer"]
+AGENTS: tuple[Agent, ...] = ("manager", "answerer")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `ValueError(message)` unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def _require_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(value > 0, f"{type(config).__name__}.{name} is {value}; it must be greater than 0")
+
+
+def _require_between(config: object, low: float, high: float, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(low <= value <= high, f"{type(config).__name__}.{name} is {value}; it must be from {low} to {high}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder in the Qwen2 / Llama shape. The defaults are `tiny`, the model that ships."""
+
+    vocab_size: int = 2048
+    d_model: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 32
+    d_ff: int = 384
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    tie_embeddings: bool = True
+    remat: bool = False  # recompute a layer in the backward pass: less memory, a third more arithmetic
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; norms, softmax and log-probabilities stay float32
+
+    def __post_init__(self):
+        _require_positive(
+            self, "vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff", "rope_theta", "norm_eps"
+        )
+        require(
+            self.num_heads % self.num_kv_heads == 0,
+            f"ModelConfig.num_heads is {self.num_heads}, which num_kv_heads {self.num_kv_heads} does not divide; choose a divisor",
+        )
+        require(self.head_dim % 2 == 0, f"ModelConfig.head_dim is {self.head_dim}; rotary embedding needs an even number")
+
+
+@dataclass(frozen=True)
+class BankConfig:
+    """The fixed shape of a memory bank."""
+
+    num_slots: int = 16
+    slot_width: int = 32  # tokens
+    num_terms: int = 16  # hashed words kept of a slot
+    when_full: Literal["evict_oldest", "reject"] = "evict_oldest"
+
+    def __post_init__(self):
+        _require_positive(self, "num_slots", "slot_width", "num_terms")
+        require(
+            self.when_full in ("evict_oldest", "reject"),
+            f"BankConfig.when_full is {self.when_full!r}; choose 'evict_oldest' or 'reject'",
+        )
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """What one agent sees and may say."""
+
+    num_retrieved: int
+    prompt_length: int  # tokens; over this budget the lowest ranked memories go first
+    response_length: int  # tokens, the end token included
+    per_speaker: bool = False  # retrieve num_retrieved from each speaker's memories (the paper's 30 + 30)
+
+    def __post_init__(self):
+        _require_positive(self, "num_retrieved", "prompt_length", "response_length")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a response is drawn. temperature 0 is greedy; top_k 0 and top_p 1 are off."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        _require_between(self, 0.0, 100.0, "temperature")
+        _require_between(self, 0, 1_000_000, "top_k")
+        require(0.0 < self.top_p <= 1.0, f"SamplingConfig.top_p is {self.top_p}; it must be greater than 0 and at most 1")
+
+
+GREEDY = SamplingConfig(temperature=0.0)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """GRPO (arXiv 2402.03300) or PPO (arXiv 1707.06347) and their coefficients."""
+
+    algorithm: Literal["grpo", "ppo"] = "grpo"
+    clip_eps: float = 0.2
+    kl_coef: float = 0.0  # 0: no reference pass is made at all
+    entropy_coef: float = 0.0
+    value_coef: float = 0.5
+    value_clip_eps: float = 0.2
+    gamma: float = 1.0
+    gae_lambda: float = 1.0
+    epochs: int = 1  # passes over one rollout
+    num_minibatches: int = 1  # updates a pass; prompts are divided, a group never is
+
+    def __post_init__(self):
+        require(self.algorithm in ("grpo", "ppo"), f"LossConfig.algorithm is {self.algorithm!r}; choose 'grpo' or 'ppo'")
+        _require_positive(self, "clip_eps", "value_clip_eps", "epochs", "num_minibatches")
+        _require_between(self, 0.0, 1e6, "kl_coef", "entropy_coef", "value_coef")
+        _require_between(self, 0.0, 1.0, "gamma", "gae_lambda")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up to a constant, as the paper trains."""
+
+    learning_rate: float = 3e-4
+    warmup_steps: int = 5
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.99
+
+    def __post_init__(self):
+        _require_positive(self, "learning_rate", "max_grad_norm")
+        _require_between(self, 0, 10**9, "warmup_steps", "weight_decay")
+        _require_between(self, 0.0, 1.0, "b1", "b2")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; their product is the number of devices used."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        _require_positive(self, "data", "fsdp", "tensor")
+
+    @property
+    def num_devices(self) -> int:
+        return self.data * self.fsdp * self.tensor
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run. An experiment file returns one of these; the command line overrides its fields."""
+
+    agent: Agent = "answerer"  # which agent trains; the other is frozen
+    data: Literal["memdial", "locomo"] = "memdial"
+    steps: int = 60
+    prompts_per_step: int = 16
+    group_size: int = 8
+    questions_per_state: int = 4  # asked of the bank that each candidate operation leaves (Manager only)
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    bank: BankConfig = field(default_factory=BankConfig)
+    manager: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=144, response_length=40)
+    answerer: AgentConfig = AgentConfig(num_retrieved=6, prompt_length=256, response_length=80)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self):
+        require(self.agent in AGENTS, f"Config.agent is {self.agent!r}; choose 'manager' or 'answerer'")
+        require(self.data in ("memdial", "locomo"), f"Config.data is {self.data!r}; choose 'memdial' or 'locomo'")
+        _require_positive(self, "steps", "prompts_per_step", "group_size", "questions_per_state")
+        _require_between(self, 0, 2**31 - 1, "seed")
+        shards = self.mesh.data * self.mesh.fsdp
+        require(
+            self.prompts_per_step % shards == 0,
+            f"Config.prompts_per_step is {self.prompts_per_step}, which the {shards} devices of the data and fsdp axes do not divide; "
+            f"use {max(shards, self.prompts_per_step // shards * shards)}",
+        )
+        require(
+            self.prompts_per_step % self.loss.num_minibatches == 0,
+            f"Config.prompts_per_step is {self.prompts_per_step}, which loss.num_minibatches {self.loss.num_minibatches} does not divide",
+        )
+        require(
+            self.loss.algorithm != "grpo" or self.group_size > 1,
+            f"Config.group_size is {self.group_size}; GRPO compares the members of a group and needs 2 or more",
+        )
+        require(
+            self.sampling.temperature > 0 and self.sampling.top_k == 0 and self.sampling.top_p == 1.0,
+            "Config.sampling must have temperature > 0, top_k 0 and top_p 1 for training: the loss scores the whole distribution",
+        )
+
+    @property
+    def trained(self) -> AgentConfig:
+        return self.manager if self.agent == "manager" else self.answerer
+
+
+def replace(config, **changes):
+    """`dataclasses.replace`, so callers need one import for configuration."""
+    return dataclasses.replace(config, **changes)
