@@ -1,0 +1,284 @@
+"""A decoder in the Qwen2 / Llama shape, as functions of (config, params).
+
+Responses never influence their prompt, so every forward pass is one of two: `prefill` reads the prompts and keeps their keys and
+values, `extend` reads the responses given them. Rollout, training, the reference model and the supervised warm start all use these two;
+`decode` is `extend` of one token with the response's own past cached. A group of G responses shares one prompt, and the prompt's
+arithmetic is done once.
+
+Outside this room nobody sees Flax: parameters are a plain tree, float32, with the layers stacked on a leading axis.
+"""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from mr1jax.config import ModelConfig
+from mr1jax.model.attention import attend
+from mr1jax.structs import Array, PyTree
+
+# What the axes of each parameter mean; `sharding` decides which mesh axis each lies along.
+_LOGICAL_AXES = {
+    "embedding": ("vocab", "embed"),
+    "unembedding": ("embed", "vocab"),
+    "value_head": ("embed",),
+    "final_norm": ("embed",),
+    "attention_norm": ("embed",),
+    "query": ("embed", "heads", "head_dim"),
+    "key": ("embed", "kv_heads", "head_dim"),
+    "value": ("embed", "kv_heads", "head_dim"),
+    "query_bias": ("heads", "head_dim"),
+    "key_bias": ("kv_heads", "head_dim"),
+    "value_bias": ("kv_heads", "head_dim"),
+    "output": ("heads", "head_dim", "embed"),
+    "mlp_norm": ("embed",),
+    "gate": ("embed", "mlp"),
+    "up": ("embed", "mlp"),
+    "down": ("mlp", "embed"),
+}
+
+
+@struct.dataclass
+class Cache:
+    """Keys and values of P prompts. key, value: float[N, P, L, J, C], junk past length; length: int32[P]."""
+
+    key: Array
+    value: Array
+    length: Array
+
+
+@struct.dataclass
+class ResponseCache:
+    """Keys and values of the responses so far. key, value: float[N, P, G, R, J, C]."""
+
+    key: Array
+    value: Array
+
+
+@struct.dataclass
+class _Frame:
+    """What all layers of one pass share: rotary angles, masks, and where in the response cache the new tokens go."""
+
+    angle_PGXC: Array
+    mask_XY: Array
+    prompt_mask_PL: Array | None = None
+    index: Array | None = None
+
+
+class _Layer(nn.Module):
+    """One pre-norm block: grouped-query attention, then SwiGLU. Returns the new tokens' keys and values beside the residual stream."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, hidden_PGXD: Array, cached: tuple, frame: _Frame):
+        attended, key_value = self._attention(hidden_PGXD, cached, frame)
+        hidden_PGXD = hidden_PGXD + attended
+        return hidden_PGXD + self._mlp(hidden_PGXD), key_value
+
+    def _attention(self, hidden_PGXD: Array, cached: tuple, frame: _Frame):
+        config, (prompt, own) = self.config, cached
+        x_PGXD = self._norm("attention_norm", hidden_PGXD)
+        query_PGXHC = _rotate(self._heads("query", config.num_heads, x_PGXD), frame.angle_PGXC)
+        key_PGXJC = _rotate(self._heads("key", config.num_kv_heads, x_PGXD), frame.angle_PGXC)
+        value_PGXJC = self._heads("value", config.num_kv_heads, x_PGXD)
+        keys, values = key_PGXJC, value_PGXJC
+        if own is not None:
+            keys = jax.lax.dynamic_update_slice_in_dim(own.key, key_PGXJC, frame.index, axis=2)
+            values = jax.lax.dynamic_update_slice_in_dim(own.value, value_PGXJC, frame.index, axis=2)
+        prefix = () if prompt is None else (prompt.key, prompt.value, frame.prompt_mask_PL)
+        mixed_PGXHC = attend(query_PGXHC, keys, values, frame.mask_XY, *prefix)
+        output_HCD = self._matrix("output", (config.num_heads, config.head_dim, config.d_model), fan_in=2, residual=True)
+        return jnp.einsum("PGXHC,HCD->PGXD", mixed_PGXHC, output_HCD), (key_PGXJC, value_PGXJC)
+
+    def _mlp(self, hidden_PGXD: Array) -> Array:
+        """Applies SwiGLU (arXiv 2002.05202): down(silu(gate(x)) * up(x))."""
+        D, F = self.config.d_model, self.config.d_ff
+        x_PGXD = self._norm("mlp_norm", hidden_PGXD)
+        gate_PGXF = jax.nn.silu(x_PGXD @ self._matrix("gate", (D, F)))
+        return (gate_PGXF * (x_PGXD @ self._matrix("up", (D, F)))) @ self._matrix("down", (F, D), residual=True)
+
+    def _heads(self, name: str, num_heads: int, x_PGXD: Array) -> Array:
+        config = self.config
+        heads = jnp.einsum("PGXD,DHC->PGXHC", x_PGXD, self._matrix(name, (config.d_model, num_heads, config.head_dim)))
+        if not config.qkv_bias:
+            return heads
+        bias_HC = self.param(f"{name}_bias", nn.initializers.zeros, (num_heads, config.head_dim))
+        return heads + bias_HC.astype(heads.dtype)[None, None, None]
+
+    def _norm(self, name: str, x_PGXD: Array) -> Array:
+        return _rms_norm(x_PGXD, self.param(name, nn.initializers.ones, (self.config.d_model,)), self.config.norm_eps)
+
+    def _matrix(self, name: str, shape: tuple[int, ...], fan_in: int = 1, residual: bool = False) -> Array:
+        """Declares a matrix whose first `fan_in` axes are contracted; `residual` keeps 2N additions to the stream at unit scale."""
+        size = 1
+        for axis in shape[:fan_in]:
+            size *= axis
+        std = (size * (2 * self.config.num_layers if residual else 1)) ** -0.5
+        return self.param(name, nn.initializers.normal(std), shape).astype(self.config.dtype)
+
+
+class _Decoder(nn.Module):
+    """Embedding, scanned layers, final norm; and the two heads, which are read by `logits` and `values`."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, tokens_PGX: Array, cached: tuple, frame: _Frame):
+        config = self.config
+        # With standard deviation D**-0.5 tied logits start at unit scale, and so does the stream relative to what layers add to it.
+        # The customary 0.02 is a fifth of that in a small model, and slows its learning visibly.
+        normal = nn.initializers.normal(config.d_model**-0.5)
+        embedding_VD = self.param("embedding", normal, (config.vocab_size, config.d_model))
+        if not config.tie_embeddings:
+            self.param("unembedding", normal, (config.d_model, config.vocab_size))
+        self.param("value_head", nn.initializers.zeros, (config.d_model,))
+        layer = nn.remat(_Layer, prevent_cse=False) if config.remat else _Layer
+        layers = nn.scan(
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=config.num_layers,
+        )
+        hidden_PGXD = embedding_VD[tokens_PGX].astype(config.dtype)
+        hidden_PGXD, key_value = layers(config, name="layers")(hidden_PGXD, cached, frame)
+        self.param("final_norm", nn.initializers.ones, (config.d_model,))
+        return hidden_PGXD, key_value
+
+
+def init_params(config: ModelConfig, key: Array) -> PyTree:
+    """Draws fresh float32 parameters as a plain nested dict; everything under "layers" has a leading axis N."""
+    tokens_PGX = jnp.zeros((1, 1, 1), jnp.int32)
+    return _Decoder(config).init(key, tokens_PGX, (None, None), _frame(config, tokens_PGX, jnp.ones((1, 1), bool)))["params"]
+
+
+def logical_axes(params: PyTree) -> PyTree:
+    """Names the axes of every parameter: the same tree with a tuple of names, one an axis, in each array's place.
+
+    Names: vocab, embed, heads, kv_heads, head_dim, mlp, layers.
+    """
+
+    def name(path, _):
+        axes = _LOGICAL_AXES[path[-1].key]
+        return ("layers", *axes) if path[0].key == "layers" else axes
+
+    return jax.tree_util.tree_map_with_path(name, params)
+
+
+def count_parameters(params: PyTree) -> int:
+    """Counts the numbers in a tree of arrays or of their shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def prefill(config: ModelConfig, params: PyTree, prompt_PL: Array, length_P: Array) -> tuple[Array, Cache]:
+    """Reads P prompts, padded on the right.
+
+    Returns float[P, D], the hidden state that predicts what follows each prompt, and the `Cache` that responses attend to. What the padding
+    holds never matters: it lies after every real token, and `length` masks it for the responses.
+    """
+    P, L = prompt_PL.shape
+    position_PGX = jnp.broadcast_to(jnp.arange(L)[None, None], (P, 1, L))
+    frame = _frame(config, position_PGX, jnp.tri(L, dtype=bool))
+    hidden_PGXD, (key, value) = _apply(config, params, prompt_PL[:, None], (None, None), frame)
+    last_PD = jnp.take_along_axis(hidden_PGXD[:, 0], jnp.maximum(length_P - 1, 0)[:, None, None], axis=1)[:, 0]
+    return _final_norm(config, params, last_PD), Cache(key=key[:, :, 0], value=value[:, :, 0], length=length_P)
+
+
+def extend(config: ModelConfig, params: PyTree, cache: Cache, tokens_PGR: Array) -> Array:
+    """Reads G responses to each prompt at once, given the prompts. Returns float[P, G, R, D]: the state after reading each token."""
+    P, G, R = tokens_PGR.shape
+    chex.assert_axis_dimension(cache.length, 0, P)
+    position_PGX = jnp.broadcast_to(cache.length[:, None, None] + jnp.arange(R)[None, None], (P, G, R))
+    frame = _frame(config, position_PGX, jnp.tri(R, dtype=bool), _prompt_mask(cache))
+    hidden_PGRD, _ = _apply(config, params, tokens_PGR, (_prompt(cache), None), frame)
+    return _final_norm(config, params, hidden_PGRD)
+
+
+def response_hidden(config: ModelConfig, params: PyTree, prompt_PL: Array, length_P: Array, response_PGR: Array) -> Array:
+    """Returns float[P, G, R, D] in which entry r is the state that predicts response token r."""
+    return continue_hidden(config, params, *prefill(config, params, prompt_PL, length_P), response_PGR)
+
+
+def continue_hidden(config: ModelConfig, params: PyTree, last_PD: Array, cache: Cache, response_PGR: Array) -> Array:
+    """Computes `response_hidden` from what `prefill` returned, so that one prompt pass can serve rollout and loss."""
+    P, G, _ = response_PGR.shape
+    first_PGRD = jnp.broadcast_to(last_PD[:, None, None], (P, G, 1, config.d_model))
+    return jnp.concatenate([first_PGRD, extend(config, params, cache, response_PGR[..., :-1])], axis=2)
+
+
+def init_response_cache(config: ModelConfig, P: int, G: int, R: int) -> ResponseCache:
+    """Makes room for R tokens of each response."""
+    shape = (config.num_layers, P, G, R, config.num_kv_heads, config.head_dim)
+    return ResponseCache(key=jnp.zeros(shape, config.dtype), value=jnp.zeros(shape, config.dtype))
+
+
+def decode(
+    config: ModelConfig, params: PyTree, cache: Cache, response_cache: ResponseCache, token_PG: Array, r: Array
+) -> tuple[Array, ResponseCache]:
+    """Reads token r of each response, given its prompt and its first r tokens. Returns the state float[P, G, D] and the cache with r in it."""
+    position_PGX = jnp.broadcast_to((cache.length + r)[:, None, None], (*token_PG.shape, 1))
+    seen_XY = (jnp.arange(response_cache.key.shape[3]) <= r)[None]
+    frame = _frame(config, position_PGX, seen_XY, _prompt_mask(cache), index=r)
+    hidden_PGXD, (key, value) = _apply(config, params, token_PG[..., None], (_prompt(cache), response_cache), frame)
+    # The layers hand back only the new token's keys and values: one small write a step, instead of a copy of the cache through the scan.
+    response_cache = ResponseCache(
+        key=jax.lax.dynamic_update_slice_in_dim(response_cache.key, key, r, axis=3),
+        value=jax.lax.dynamic_update_slice_in_dim(response_cache.value, value, r, axis=3),
+    )
+    return _final_norm(config, params, hidden_PGXD[:, :, 0]), response_cache
+
+
+def logits(config: ModelConfig, params: PyTree, hidden: Array) -> Array:
+    """Scores the vocabulary: float[..., D] to float32[..., V]."""
+    matrix, product = (params["embedding"], "...D,VD->...V") if config.tie_embeddings else (params["unembedding"], "...D,DV->...V")
+    return jnp.einsum(product, hidden, matrix.astype(hidden.dtype), preferred_element_type=jnp.float32)
+
+
+def values(config: ModelConfig, params: PyTree, hidden: Array) -> Array:
+    """Estimates the return from each state: float[..., D] to float32[...]. The head starts at 0."""
+    del config
+    return jnp.einsum("...D,D->...", hidden.astype(jnp.float32), params["value_head"])
+
+
+@struct.dataclass
+class _KeyValue:
+    key: Array
+    value: Array
+
+
+def _prompt(cache: Cache) -> _KeyValue:
+    return _KeyValue(key=cache.key, value=cache.value)
+
+
+def _prompt_mask(cache: Cache) -> Array:
+    return jnp.arange(cache.key.shape[2])[None] < cache.length[:, None]
+
+
+def _frame(config: ModelConfig, position_PGX: Array, mask_XY: Array, prompt_mask_PL: Array | None = None, index: Array | None = None):
+    """Computes the rotary angles of the positions once for all layers (arXiv 2104.09864, eq. 15)."""
+    frequency_C = config.rope_theta ** (-jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim)
+    return _Frame(position_PGX[..., None] * frequency_C[None, None, None], mask_XY, prompt_mask_PL, index)
+
+
+def _rotate(x_PGXHC: Array, angle_PGXC: Array) -> Array:
+    """Rotates each pair (c, c + C/2) of a head by its angle: the half-split pairing of Qwen2 and Llama checkpoints."""
+    cos, sin = jnp.cos(angle_PGXC)[..., None, :], jnp.sin(angle_PGXC)[..., None, :]
+    first, second = jnp.split(x_PGXHC.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_PGXHC.dtype)
+
+
+def _rms_norm(x: Array, scale_D: Array, eps: float) -> Array:
+    """Divides by the root mean square, in float32 (arXiv 1910.07467, eq. 4)."""
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+    return (x32 * scale_D.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+
+
+def _final_norm(config: ModelConfig, params: PyTree, hidden: Array) -> Array:
+    return _rms_norm(hidden, params["final_norm"], config.norm_eps)
+
+
+def _apply(config: ModelConfig, params: PyTree, tokens_PGX: Array, cached: tuple, frame: _Frame):
+    return _Decoder(config).apply({"params": params}, tokens_PGX, cached, frame)
