@@ -1,0 +1,162 @@
+"""Saves a run so that what comes back is what was saved, or a clear refusal: Orbax writes the arrays, a sha256 manifest vouches for them.
+
+    directory/step_00000020/state/         the tree, by Orbax
+                            record.json    {"extra": what the caller adds, "leaves": shape and dtype of every leaf}
+                            manifest.json  {file: sha256 of it}, written last: a step without it was never finished
+
+Orbax restores a flipped bit without a word, so nothing is read before all files match the manifest; a step that does not match is passed
+over, with a warning, for the newest one before it that does.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
+
+from mr1jax.config import require
+from mr1jax.structs import PyTree
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+RECORD = "record.json"
+RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+MAY_CHANGE = ("steps", "mesh")  # a run may be prolonged, and moved to other devices; anything else makes it another run
+
+
+def save(directory: str | Path, step: int, state: PyTree, extra: dict[str, Any], max_to_keep: int = 3) -> Path:
+    """Writes a step, waits until it is on disk, then removes all but the newest max_to_keep steps up to this one.
+
+    state: a tree of arrays, typed PRNG keys included; extra: anything JSON holds. Steps later than this one stay: they are those that a
+    restore passed over as damaged, and are written anew when the run reaches them. Returns the folder of the step.
+    Raises `ValueError` if the step is already there and sound, or max_to_keep is below 1.
+    """
+    require(max_to_keep >= 1, f"max_to_keep is {max_to_keep}; keep 1 checkpoint or more")
+    folder = _folder(directory, step)
+    if folder.exists():
+        require(bool(verify(directory, step)), f"step {step} is already saved in {directory}; give another directory to start another run")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as checkpointer:  # leaving the block waits for the commit
+        checkpointer.save(folder / "state", state)
+    _write_json(folder / RECORD, {"extra": extra, "leaves": _describe_leaves(state)})
+    _write_json(folder / MANIFEST, {name: _sha256(folder / name) for name in _files(folder)})
+    for old in [kept for kept in saved_steps(directory) if kept <= step][:-max_to_keep]:
+        shutil.rmtree(_folder(directory, old))
+    return folder
+
+
+def restore(directory: str | Path, like_state: PyTree, shardings: PyTree | None = None) -> tuple[PyTree, dict[str, Any], int]:
+    """Reads the newest step that verifies.
+
+    like_state: a tree of arrays or `jax.ShapeDtypeStruct` of the shapes and dtypes to come back; shardings: the same tree with a sharding
+    at each leaf, which need not be the one saved from; by default each leaf goes where that of like_state is, or to the first device.
+    Returns (state, extra, step). Raises `ValueError` if there is nothing sound to read, or what is there has other leaves.
+    """
+    steps = saved_steps(directory)
+    require(bool(steps), f"{directory} holds no checkpoint; train first, or give the directory of an earlier run")
+    step = latest_verified_step(directory)
+    require(step is not None, f"every checkpoint in {directory} is damaged (steps {steps}); train again in another directory")
+    folder = _folder(directory, step)
+    record = json.loads((folder / RECORD).read_text())
+    _require_same_leaves(record["leaves"], _describe_leaves(like_state), folder)
+    if shardings is None:
+        shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.devices()[0]), like_state)
+    target = jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), like_state, shardings)
+    with ocp.StandardCheckpointer() as checkpointer:
+        state = checkpointer.restore(folder / "state", target)
+    return state, record["extra"], step
+
+
+def saved_steps(directory: str | Path) -> list[int]:
+    """Lists the steps that have a folder, oldest first, sound or not; none if there is no such directory."""
+    return sorted(int(folder.name.removeprefix("step_")) for folder in Path(directory).glob("step_" + "[0-9]" * 8))
+
+
+def latest_verified_step(directory: str | Path) -> int | None:
+    """Finds the newest step whose files all match its manifest, and warns of each it passes over; None if there is none."""
+    for step in reversed(saved_steps(directory)):
+        problems = verify(directory, step)
+        if not problems:
+            return step
+        logger.warning("passing over the checkpoint of step %d in %s: %s", step, directory, "; ".join(problems))
+    return None
+
+
+def verify(directory: str | Path, step: int) -> list[str]:
+    """Compares every file of a step with its manifest. Returns the problems, one short clause each: an empty list means sound."""
+    folder = _folder(directory, step)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError:
+        return [f"{MANIFEST} is missing, so the save did not finish or the file was lost"]
+    except ValueError:  # what JSON or UTF-8 cannot be
+        return [f"{MANIFEST} is not readable"]
+    missing = [f"{name} is missing" for name in manifest if not (folder / name).is_file()]
+    return missing + [
+        f"{name} was changed" for name, digest in manifest.items() if (folder / name).is_file() and _sha256(folder / name) != digest
+    ]
+
+
+def describe_run(config: Any) -> dict[str, Any]:
+    """Describes a run for `extra`: the fields of its configuration (a dataclass) under dotted names, and package versions."""
+    versions = {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES}
+    return {"config": _dotted(dataclasses.asdict(config)), "versions": versions}
+
+
+def require_same_config(extra: dict[str, Any], config: Any) -> None:
+    """Raises `ValueError` if config is not that of the run which was saved with `describe_run` in its extra, `MAY_CHANGE` aside."""
+    then, now = extra["config"], describe_run(config)["config"]
+    changed = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
+    differences = [f"{name} was {then.get(name)} and is {now.get(name)}" for name in changed if name.split(".")[0] not in MAY_CHANGE]
+    require(
+        not differences,
+        f"the checkpoint is of another configuration: {', '.join(differences)}; resume with that one, or give another directory",
+    )
+
+
+def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    fields = {}
+    for name, value in values.items():
+        fields |= _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return fields
+
+
+def _describe_leaves(state: PyTree) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _require_same_leaves(saved: dict[str, str], wanted: dict[str, str], folder: Path) -> None:
+    names = [name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name)]
+    if names:
+        first, more = names[0], f" and {len(names) - 1} more leaves differ" if len(names) > 1 else ""
+        raise ValueError(
+            f"{folder} does not fit: {first} is {saved.get(first, 'absent')} there and {wanted.get(first, 'absent')} here{more}; "
+            "resume with the configuration of that run"
+        )
+
+
+def _folder(directory: str | Path, step: int) -> Path:
+    return Path(directory).resolve() / f"step_{step:08d}"  # Orbax wants absolute paths
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1))
