@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-
 ALWAYS = 2**31 - 1
 
 
