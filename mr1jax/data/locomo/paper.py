@@ -1,0 +1,45 @@
+"""What Memory-R1 reports on LoCoMo (arXiv 2508.19828, Table 1), by the file's own category numbers.
+
+Two naming schemes are in use for the same numbers, and they contradict each other: LoCoMo's own, and Mem0's, which Memory-R1
+follows. The paper's "Open Domain" is LoCoMo's single-hop. So a category is a number here, and a name only beside its scheme.
+"""
+
+from typing import NamedTuple
+
+LABELS = {
+    "locomo": {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"},
+    "mem0": {1: "single hop", 2: "temporal", 3: "multi-hop", 4: "open domain"},
+}
+
+
+class Row(NamedTuple):
+    """One method's F1 and BLEU-1 in percent on the 1,307 test questions: by category, and the mean over all questions."""
+
+    backbone: str
+    method: str
+    f1: dict[int, float]
+    bleu1: dict[int, float]
+    overall_f1: float
+    overall_bleu1: float
+
+
+def _row(backbone: str, method: str, *cells: tuple[float, float]) -> Row:
+    """Reads (F1, BLEU-1) in the order of the paper's columns: single hop, multi-hop, open domain, temporal, overall."""
+    *by_column, (overall_f1, overall_bleu1) = cells
+    by_category = dict(zip((1, 3, 4, 2), by_column, strict=True))
+    f1, bleu1 = ({category: by_category[category][metric] for category in LABELS["mem0"]} for metric in (0, 1))
+    return Row(backbone, method, f1, bleu1, overall_f1, overall_bleu1)
+
+
+_LLAMA, _QWEN = "Llama-3.1-8B-Instruct", "Qwen2.5-7B-Instruct"
+
+TABLE_1 = (
+    _row(_LLAMA, "LoCoMo (RAG)", (12.25, 9.77), (13.69, 10.96), (11.59, 8.30), (9.38, 8.15), (11.41, 8.71)),
+    _row(_LLAMA, "Mem0", (27.29, 18.63), (18.59, 13.86), (34.03, 24.77), (26.90, 21.06), (30.41, 22.22)),
+    _row(_LLAMA, "Memory-R1-PPO", (32.52, 24.47), (26.86, 23.47), (45.30, 39.18), (41.57, 26.11), (41.05, 32.91)),
+    _row(_LLAMA, "Memory-R1-GRPO", (35.73, 27.70), (35.65, 30.77), (47.42, 41.24), (49.86, 38.27), (45.02, 37.51)),
+    _row(_QWEN, "LoCoMo (RAG)", (9.57, 7.00), (11.84, 10.02), (8.67, 6.52), (8.35, 8.74), (8.97, 7.27)),
+    _row(_QWEN, "Mem0", (24.96, 18.05), (20.31, 15.82), (32.74, 25.27), (33.16, 26.28), (30.61, 23.55)),
+    _row(_QWEN, "Memory-R1-PPO", (34.22, 23.61), (32.87, 29.48), (44.78, 38.72), (42.88, 30.30), (41.72, 33.70)),
+    _row(_QWEN, "Memory-R1-GRPO", (33.64, 26.06), (23.55, 20.71), (46.86, 40.92), (47.75, 38.49), (43.14, 36.44)),
+)
