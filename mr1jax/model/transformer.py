@@ -8,6 +8,8 @@ arithmetic is done once.
 Outside this room nobody sees Flax: parameters are a plain tree, float32, with the layers stacked on a leading axis.
 """
 
+import math
+
 import chex
 import flax.linen as nn
 import jax
@@ -85,9 +87,9 @@ class _Layer(nn.Module):
         value_PGXJC = self._heads("value", config.num_kv_heads, x_PGXD)
         keys, values = key_PGXJC, value_PGXJC
         if own is not None:
-            keys = jax.lax.dynamic_update_slice_in_dim(own.key, key_PGXJC, frame.index, axis=2)
-            values = jax.lax.dynamic_update_slice_in_dim(own.value, value_PGXJC, frame.index, axis=2)
-        prefix = () if prompt is None else (prompt.key, prompt.value, frame.prompt_mask_PL)
+            keys = jax.lax.dynamic_update_slice_in_dim(own[0], key_PGXJC, frame.index, axis=2)
+            values = jax.lax.dynamic_update_slice_in_dim(own[1], value_PGXJC, frame.index, axis=2)
+        prefix = () if prompt is None else (*prompt, frame.prompt_mask_PL)
         mixed_PGXHC = attend(query_PGXHC, keys, values, frame.mask_XY, *prefix)
         output_HCD = self._matrix("output", (config.num_heads, config.head_dim, config.d_model), fan_in=2, residual=True)
         return jnp.einsum("PGXHC,HCD->PGXD", mixed_PGXHC, output_HCD), (key_PGXJC, value_PGXJC)
@@ -112,10 +114,7 @@ class _Layer(nn.Module):
 
     def _matrix(self, name: str, shape: tuple[int, ...], fan_in: int = 1, residual: bool = False) -> Array:
         """Declares a matrix whose first `fan_in` axes are contracted; `residual` keeps 2N additions to the stream at unit scale."""
-        size = 1
-        for axis in shape[:fan_in]:
-            size *= axis
-        std = (size * (2 * self.config.num_layers if residual else 1)) ** -0.5
+        std = (math.prod(shape[:fan_in]) * (2 * self.config.num_layers if residual else 1)) ** -0.5
         return self.param(name, nn.initializers.normal(std), shape).astype(self.config.dtype)
 
 
@@ -192,7 +191,7 @@ def extend(config: ModelConfig, params: PyTree, cache: Cache, tokens_PGR: Array)
     chex.assert_axis_dimension(cache.length, 0, P)
     position_PGX = jnp.broadcast_to(cache.length[:, None, None] + jnp.arange(R)[None, None], (P, G, R))
     frame = _frame(config, position_PGX, jnp.tri(R, dtype=bool), _prompt_mask(cache))
-    hidden_PGRD, _ = _apply(config, params, tokens_PGR, (_prompt(cache), None), frame)
+    hidden_PGRD, _ = _apply(config, params, tokens_PGR, ((cache.key, cache.value), None), frame)
     return _final_norm(config, params, hidden_PGRD)
 
 
@@ -217,11 +216,15 @@ def init_response_cache(config: ModelConfig, P: int, G: int, R: int) -> Response
 def decode(
     config: ModelConfig, params: PyTree, cache: Cache, response_cache: ResponseCache, token_PG: Array, r: Array
 ) -> tuple[Array, ResponseCache]:
-    """Reads token r of each response, given its prompt and its first r tokens. Returns the state float[P, G, D] and the cache with r in it."""
+    """Reads token r of each response, given its prompt and its first r tokens, which are in the cache.
+
+    Returns float[P, G, D], the state that predicts token r + 1, and the cache with token r in it.
+    """
     position_PGX = jnp.broadcast_to((cache.length + r)[:, None, None], (*token_PG.shape, 1))
     seen_XY = (jnp.arange(response_cache.key.shape[3]) <= r)[None]
     frame = _frame(config, position_PGX, seen_XY, _prompt_mask(cache), index=r)
-    hidden_PGXD, (key, value) = _apply(config, params, token_PG[..., None], (_prompt(cache), response_cache), frame)
+    cached = ((cache.key, cache.value), (response_cache.key, response_cache.value))
+    hidden_PGXD, (key, value) = _apply(config, params, token_PG[..., None], cached, frame)
     # The layers hand back only the new token's keys and values: one small write a step, instead of a copy of the cache through the scan.
     response_cache = ResponseCache(
         key=jax.lax.dynamic_update_slice_in_dim(response_cache.key, key, r, axis=3),
@@ -238,18 +241,7 @@ def logits(config: ModelConfig, params: PyTree, hidden: Array) -> Array:
 
 def values(config: ModelConfig, params: PyTree, hidden: Array) -> Array:
     """Estimates the return from each state: float[..., D] to float32[...]. The head starts at 0."""
-    del config
     return jnp.einsum("...D,D->...", hidden.astype(jnp.float32), params["value_head"])
-
-
-@struct.dataclass
-class _KeyValue:
-    key: Array
-    value: Array
-
-
-def _prompt(cache: Cache) -> _KeyValue:
-    return _KeyValue(key=cache.key, value=cache.value)
 
 
 def _prompt_mask(cache: Cache) -> Array:

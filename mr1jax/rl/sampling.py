@@ -1,0 +1,202 @@
+"""Responses drawn with a cache, and the same responses scored again for the loss.
+
+`generate` and `score` build the next-token distribution with the same `_masked_logits`, so on the policy that wrote a response the two
+log-probabilities agree to rounding, and the importance ratio of the loss starts at 1.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from mr1jax.config import ModelConfig, SamplingConfig
+from mr1jax.model import transformer
+from mr1jax.structs import PAD, Array, Generation, PyTree
+from mr1jax.text import grammar as grammars
+from mr1jax.text.grammar import Grammar
+
+_ILLEGAL = -1e30  # finite: exp of it is exactly 0, and a row without a legal token has no NaN in its gradient
+
+
+@struct.dataclass
+class Scores:
+    """What the loss reads of each response token, 0 past the end token.
+
+    log_prob: float32[P, G, R]; entropy: float32[P, G, R] in nats; value: float32[P, G, R].
+    """
+
+    log_prob: Array
+    entropy: Array
+    value: Array
+
+
+@struct.dataclass
+class _Rollout:
+    """What the sampling loop carries. `r` is the next token's index; token r - 1 is drawn and not yet read."""
+
+    r: Array
+    done: Array
+    grammar_state: Array
+    cache: transformer.ResponseCache
+    generation: Generation
+
+
+def generate(
+    config: ModelConfig,
+    params: PyTree,
+    prompt_PL: Array,
+    length_P: Array,
+    key: Array,
+    *,
+    group_size: int,
+    num_tokens: int,
+    grammar: Grammar | None,
+    eos_id: int,
+    sampling: SamplingConfig,
+) -> Generation:
+    """Draws `group_size` responses of at most `num_tokens` tokens to each prompt; stops as soon as every response has ended.
+
+    Row (p, g) draws token r with a key of its own, so what it says depends on no other row and on no layout. PAD is never drawn.
+
+    Args:
+      prompt_PL, length_P: int32, padded on the right; each prompt is read once for its whole group.
+      grammar: what may follow what; None allows everything but PAD until `eos_id`.
+      sampling: temperature 0 takes the likeliest token and reports its log-probability at temperature 1.
+
+    Returns:
+      `Generation`, whose `log_prob` is of the distribution really drawn from: after grammar, temperature, top-k and top-p.
+    """
+    P, G, R = prompt_PL.shape[0], group_size, num_tokens
+    last_PD, cache = transformer.prefill(config, params, prompt_PL, length_P)
+    key_PG = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(P * G)).reshape(P, G)
+
+    def draw(rollout: _Rollout, hidden_PGD: Array) -> _Rollout:
+        logits_PGV = transformer.logits(config, params, hidden_PGD)
+        legal_PGV = _legal(grammar, rollout.grammar_state, R - rollout.r, config.vocab_size)
+        token_PG, log_prob_PG = _draw(logits_PGV, legal_PGV, key_PG, rollout.r, sampling)
+        return _record(rollout, token_PG, log_prob_PG, transformer.values(config, params, hidden_PGD), grammar, eos_id)
+
+    def read_then_draw(rollout: _Rollout) -> _Rollout:
+        token_PG = jax.lax.dynamic_index_in_dim(rollout.generation.tokens, rollout.r - 1, axis=2, keepdims=False)
+        hidden_PGD, response_cache = transformer.decode(config, params, cache, rollout.cache, token_PG, rollout.r - 1)
+        return draw(rollout.replace(cache=response_cache), hidden_PGD)
+
+    rollout = draw(_start(config, P, G, R, grammar), jnp.broadcast_to(last_PD[:, None], (P, G, config.d_model)))
+    rollout = jax.lax.while_loop(lambda rollout: (rollout.r < R) & ~jnp.all(rollout.done), read_then_draw, rollout)
+    return rollout.generation
+
+
+def score(
+    config: ModelConfig,
+    params: PyTree,
+    prompt_PL: Array,
+    length_P: Array,
+    response: Generation,
+    *,
+    grammar: Grammar | None,
+    temperature: float,
+    num_tokens: int,
+) -> Scores:
+    """Scores responses token by token under `params`: the training pass, and the reference model's.
+
+    Args:
+      response: its tokens, length and state are read; its log_prob and value are not.
+      temperature, num_tokens: as given to `generate`; the grammar counts the tokens that remain.
+
+    Returns:
+      `Scores` of every token up to and including the end token.
+    """
+    hidden_PGRD = transformer.response_hidden(config, params, prompt_PL, length_P, response.tokens)
+    R = response.tokens.shape[2]
+    legal_PGRV = _legal(grammar, response.state, num_tokens - jnp.arange(R)[None, None], config.vocab_size)
+    log_prob_PGRV = jax.nn.log_softmax(_masked_logits(transformer.logits(config, params, hidden_PGRD), legal_PGRV, temperature))
+    mask_PGR = jnp.arange(R)[None, None] < response.length[..., None]
+    log_prob_PGR = jnp.take_along_axis(log_prob_PGRV, response.tokens[..., None], axis=-1)[..., 0]
+    entropy_PGR = -jnp.sum(jnp.exp(log_prob_PGRV) * jnp.where(legal_PGRV, log_prob_PGRV, 0.0), axis=-1)
+    return Scores(
+        log_prob=jnp.where(mask_PGR, log_prob_PGR, 0.0),
+        entropy=jnp.where(mask_PGR, entropy_PGR, 0.0),
+        value=jnp.where(mask_PGR, transformer.values(config, params, hidden_PGRD), 0.0),
+    )
+
+
+def _legal(grammar: Grammar | None, state: Array, remaining: Array, vocab_size: int) -> Array:
+    """Returns bool[..., V]: the tokens that may be written in each state, of which PAD is never one."""
+    legal = jnp.ones((*state.shape, vocab_size), bool) if grammar is None else grammars.allowed(grammar, state, remaining)
+    return legal.at[..., PAD].set(False)
+
+
+def _masked_logits(logits: Array, legal: Array, temperature: float) -> Array:
+    return jnp.where(legal, logits / temperature, _ILLEGAL)
+
+
+def _draw(logits_PGV: Array, legal_PGV: Array, key_PG: Array, r: Array, sampling: SamplingConfig) -> tuple[Array, Array]:
+    """Draws one token a row. Returns it and its log-probability."""
+    logits_PGV = _masked_logits(logits_PGV, legal_PGV, sampling.temperature or 1.0)
+    if sampling.temperature == 0:
+        token_PG = jnp.argmax(logits_PGV, axis=-1)
+    else:
+        logits_PGV = _keep_top_p(_keep_top_k(logits_PGV, sampling.top_k), sampling.top_p)
+        step_key_PG = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(key_PG, r)
+        token_PG = jax.vmap(jax.vmap(jax.random.categorical))(step_key_PG, logits_PGV)
+    log_prob_PG = jnp.take_along_axis(jax.nn.log_softmax(logits_PGV), token_PG[..., None], axis=-1)[..., 0]
+    return token_PG.astype(jnp.int32), log_prob_PG
+
+
+def _keep_top_k(logits_PGV: Array, top_k: int) -> Array:
+    """Keeps the k likeliest tokens, and all that tie with the last of them. 0 keeps everything."""
+    if top_k == 0 or top_k >= logits_PGV.shape[-1]:
+        return logits_PGV
+    least_PG1 = jax.lax.top_k(logits_PGV, top_k)[0][..., -1:]
+    return jnp.where(logits_PGV >= least_PG1, logits_PGV, _ILLEGAL)
+
+
+def _keep_top_p(logits_PGV: Array, top_p: float) -> Array:
+    """Keeps the fewest likeliest tokens whose probabilities reach p (arXiv 1904.09751, section 3.1), and ties with the last."""
+    if top_p == 1.0:
+        return logits_PGV
+    ordered_PGV = jnp.flip(jnp.sort(logits_PGV, axis=-1), axis=-1)
+    prob_PGV = jax.nn.softmax(ordered_PGV)
+    before_PGV = jnp.cumsum(prob_PGV, axis=-1) - prob_PGV  # what the likelier tokens reach without this one
+    least_PG1 = jnp.min(jnp.where(before_PGV < top_p, ordered_PGV, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits_PGV >= least_PG1, logits_PGV, _ILLEGAL)
+
+
+def _start(config: ModelConfig, P: int, G: int, R: int, grammar: Grammar | None) -> _Rollout:
+    tokens_PGR, zeros_PGR = jnp.full((P, G, R), PAD, jnp.int32), jnp.zeros((P, G, R), jnp.float32)
+    initial = 0 if grammar is None else grammar.initial
+    return _Rollout(
+        r=jnp.int32(0),
+        done=jnp.zeros((P, G), bool),
+        grammar_state=jnp.full((P, G), initial, jnp.int32),
+        cache=transformer.init_response_cache(config, P, G, R),
+        generation=Generation(
+            tokens=tokens_PGR,
+            length=jnp.zeros((P, G), jnp.int32),
+            log_prob=zeros_PGR,
+            state=jnp.zeros((P, G, R), jnp.int32),
+            value=zeros_PGR,
+        ),
+    )
+
+
+def _record(rollout: _Rollout, token_PG: Array, log_prob_PG: Array, value_PG: Array, grammar: Grammar | None, eos_id: int) -> _Rollout:
+    """Writes column r of the generation, for the rows that have not ended, and moves on."""
+    running_PG, generation = ~rollout.done, rollout.generation
+
+    def put(column_PGR: Array, entry_PG: Array) -> Array:
+        entry_PG = jnp.where(running_PG, entry_PG, jnp.zeros_like(entry_PG))
+        return jax.lax.dynamic_update_index_in_dim(column_PGR, entry_PG, rollout.r, axis=2)
+
+    state_PG = rollout.grammar_state if grammar is None else grammars.advance(grammar, rollout.grammar_state, token_PG)
+    return rollout.replace(
+        r=rollout.r + 1,
+        done=rollout.done | (token_PG == eos_id),
+        grammar_state=jnp.where(running_PG, state_PG, rollout.grammar_state),
+        generation=Generation(
+            tokens=put(generation.tokens, token_PG),
+            length=generation.length + running_PG,
+            log_prob=put(generation.log_prob, log_prob_PG),
+            state=put(generation.state, rollout.grammar_state),
+            value=put(generation.value, value_PG),
+        ),
+    )
