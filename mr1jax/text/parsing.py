@@ -1,0 +1,98 @@
+"""The two forms that the agents write in, and how a finished response is read: by the grammar states it went through, inside jit.
+
+Both readers are total. What is illegal, or was cut off before its end token, reads as NOOP or as an empty answer.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from mr1jax.structs import NO_SLOT, PAD, Array, OperationKind
+from mr1jax.text.grammar import DONE, Grammar, advance, compile_grammar
+from mr1jax.text.packing import Segment
+from mr1jax.text.tokenizer import Tokenizer
+
+_SLOT = r"[0-9]{1,2}"
+_TEXT = r"[^ \n][^\n]*"
+_DELETE = rf"DELETE {_SLOT}"
+_UPDATE = rf"UPDATE {_SLOT}"
+_ADD_TEXT = rf"({_DELETE}\n)?ADD: {_TEXT}"
+_UPDATE_TEXT = rf"{_UPDATE}: {_TEXT}"
+
+MANAGER_PATTERN = rf"NOOP|{_ADD_TEXT}|{_UPDATE_TEXT}|{_DELETE}"
+"""What the Memory Manager writes: `NOOP`, `ADD: text`, `UPDATE 3: text`, `DELETE 3`, or `DELETE 3`, a line break and `ADD: text`, the
+replacement that language models like to make of an update. Text is one line that does not begin with a second space."""
+
+ANSWER_PATTERN = rf"( ?[^* \n][^\n]*\n){{0,4}}\*\*Answer:\*\* {_TEXT}"
+"""What the Answer Agent writes: up to four lines that quote memories, then `**Answer:** text`. No quote begins as the marker does, so the
+marker is the first line that begins with it, and the answer may say anything."""
+
+
+@struct.dataclass
+class ParsedOperation:
+    """What a Manager response asks for: first the DELETE, if any, then the kind.
+
+    delete: bool[]; kind: int32[], an `OperationKind` that is NOOP, ADD or UPDATE; slot: int32[], the number after DELETE or UPDATE,
+    NO_SLOT without one; text: `Segment` of capacity R, the text after ADD or UPDATE, empty without one.
+    """
+
+    delete: Array
+    kind: Array
+    slot: Array
+    text: Segment
+
+
+def manager_grammar(tokenizer: Tokenizer) -> Grammar:
+    """Compiles MANAGER_PATTERN with the labels that `parse_operation` reads."""
+    labels = {"delete_slot": _DELETE, "update_slot": _UPDATE, "add_text": _ADD_TEXT, "update_text": _UPDATE_TEXT}
+    return compile_grammar(MANAGER_PATTERN, tokenizer, labels)
+
+
+def answer_grammar(tokenizer: Tokenizer) -> Grammar:
+    """Compiles ANSWER_PATTERN with the label that `parse_answer` reads: the whole pattern, true from the first byte of the answer."""
+    return compile_grammar(ANSWER_PATTERN, tokenizer, {"answer": ANSWER_PATTERN})
+
+
+def parse_operation(grammar: Grammar, tokens_R: Array, length: Array) -> ParsedOperation:
+    """Reads a Manager response of R tokens, of which the first length count, the end token included."""
+    within = _labels_within(grammar, tokens_R, length)
+    slot_R = within["delete_slot"] | within["update_slot"]
+    text_R = within["add_text"] | within["update_text"]
+    text_kind = jnp.where(jnp.any(within["add_text"]), OperationKind.ADD, OperationKind.UPDATE)
+    return ParsedOperation(
+        delete=jnp.any(within["delete_slot"]),
+        kind=jnp.where(jnp.any(text_R), text_kind, OperationKind.NOOP).astype(jnp.int32),
+        slot=jnp.where(jnp.any(slot_R), _read_number(grammar, tokens_R, slot_R), NO_SLOT),
+        text=_cut_out(tokens_R, text_R),
+    )
+
+
+def parse_answer(grammar: Grammar, tokens_R: Array, length: Array) -> Segment:
+    """Reads the answer, a `Segment` of capacity R, from a response of R tokens, of which the first length count, end token included."""
+    return _cut_out(tokens_R, _labels_within(grammar, tokens_R, length)["answer"])
+
+
+def _labels_within(grammar: Grammar, tokens_R: Array, length: Array) -> dict[str, Array]:
+    """Returns {name: bool[R]}: which label each token carries. None does in a response that is not finished."""
+    tokens_R = jnp.where(jnp.arange(tokens_R.shape[0]) < length, tokens_R, PAD)
+
+    def step(state, token):
+        state = advance(grammar, state, token)
+        return state, state
+
+    final, state_R = jax.lax.scan(step, grammar.initial, tokens_R)
+    return {name: label_Z[state_R] & (final == DONE) for name, label_Z in grammar.labels.items()}
+
+
+def _read_number(grammar: Grammar, tokens_R: Array, mask_R: Array) -> Array:
+    """Puts the digits of the masked tokens together: tokens " 1" and "2" are 1 * 10^1 + 2 * 10^0."""
+    digits_R = jnp.where(mask_R, grammar.token_digits[tokens_R], 0)
+    digits_after_R = jnp.sum(digits_R) - jnp.cumsum(digits_R)
+    return jnp.sum(jnp.where(mask_R, grammar.token_number[tokens_R] * 10**digits_after_R, 0))
+
+
+def _cut_out(tokens_R: Array, mask_R: Array) -> Segment:
+    """Moves the one run of masked tokens to the front, PAD after it."""
+    length = jnp.sum(mask_R, dtype=jnp.int32)
+    tokens_R = jnp.roll(tokens_R, -jnp.argmax(mask_R))
+    return Segment(tokens=jnp.where(jnp.arange(tokens_R.shape[0]) < length, tokens_R, PAD), length=length)
