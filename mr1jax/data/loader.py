@@ -27,8 +27,8 @@ class Loader:
         return next(self._iterator)
 
     def state(self) -> dict[str, Any]:
-        """Returns the cursor: a dict of integers and nothing else, to be saved with the checkpoint."""
-        return {**self._identity, "cursor": self._iterator.get_state()["next_index"]}
+        """Returns the place and what it is a place in: a dict that JSON can hold, to be saved with the checkpoint."""
+        return {**self._identity, "cursor": self._iterator.get_state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from a saved cursor: the next batch is the one that would have followed it.
@@ -38,7 +38,7 @@ class Loader:
         for name, value in self._identity.items():
             if state[name] != value:
                 raise ValueError(f"the saved data cursor has {name} {state[name]}, this run has {value}; resume with the same setting")
-        self._iterator.set_state({"next_index": state["cursor"]})
+        self._iterator.set_state(state["cursor"])
 
 
 def make_loader(
