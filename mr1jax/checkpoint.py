@@ -109,7 +109,8 @@ def verify(directory: str | Path, step: int) -> list[str]:
 def describe_run(config: Any) -> dict[str, Any]:
     """Describes a run for `extra`: the fields of its configuration (a dataclass) under dotted names, and package versions."""
     versions = {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES}
-    return {"config": _dotted(dataclasses.asdict(config)), "versions": versions}
+    fields = json.loads(json.dumps(dataclasses.asdict(config)))  # as a record gives it back, where a tuple is a list
+    return {"config": _dotted(fields), "versions": versions}
 
 
 def require_same_config(extra: dict[str, Any], config: Any) -> None:

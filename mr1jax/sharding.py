@@ -39,7 +39,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     devices = jax.devices() if devices is None else devices
     if config.num_devices > len(devices):
         raise ValueError(
-            f"MeshConfig asks for {config.num_devices} devices (data {config.data} x fsdp {config.fsdp} x tensor {config.tensor}), but there "
+            f"MeshConfig asks for {config.num_devices} devices (data {config.data}, fsdp {config.fsdp}, tensor {config.tensor}), but there "
             f"are {len(devices)}; lower one of the three until their product is at most {len(devices)}"
         )
     return jax.make_mesh(
