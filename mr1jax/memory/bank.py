@@ -51,13 +51,14 @@ def apply_operation(bank: MemoryBank, operation: Operation, *, when_full: WhenFu
     chex.assert_shape(operation.tokens, (width,))
     chex.assert_shape(operation.terms, bank.terms.shape[1:])
     length = jnp.clip(operation.length, 0, width)
-    status = _status(bank, operation, length, when_full)
+    slot_to_add = _slot_to_add(bank)
+    status = _status(bank, operation, length, slot_to_add, when_full)
 
     applied = status == OperationStatus.APPLIED
     adds = applied & (operation.kind == OperationKind.ADD)
     writes = applied & (operation.kind == OperationKind.UPDATE) | adds
     deletes = applied & (operation.kind == OperationKind.DELETE)
-    slot = jnp.where(adds, _slot_to_add(bank), operation.slot)
+    slot = jnp.where(adds, slot_to_add, operation.slot)
 
     def put(column: Array, value: Array | bool, where: Array) -> Array:
         # What must not be written aims past the last slot, and is dropped: one row is touched, never the whole bank.
@@ -108,11 +109,11 @@ def fill_bank(
 
 
 def _slot_to_add(bank: MemoryBank) -> Array:
-    """Finds the first free slot, or in a full bank the one written longest ago."""
-    return jnp.where(jnp.all(bank.occupied), jnp.argmin(bank.written), jnp.argmin(bank.occupied)).astype(jnp.int32)
+    """Finds the first free slot, or in a full bank the one written longest ago: a free slot counts as written before all others."""
+    return jnp.argmin(jnp.where(bank.occupied, bank.written, NEVER)).astype(jnp.int32)
 
 
-def _status(bank: MemoryBank, operation: Operation, length: Array, when_full: WhenFull) -> Array:
+def _status(bank: MemoryBank, operation: Operation, length: Array, slot_to_add: Array, when_full: WhenFull) -> Array:
     """Names the first thing that makes the operation impossible, in this order, or APPLIED."""
     kind, slot = operation.kind, operation.slot
     adds, updates, deletes = (kind == each for each in (OperationKind.ADD, OperationKind.UPDATE, OperationKind.DELETE))
@@ -122,7 +123,7 @@ def _status(bank: MemoryBank, operation: Operation, length: Array, when_full: Wh
         OperationStatus.EMPTY_TEXT: (adds | updates) & (length == 0),
         OperationStatus.BAD_SLOT: targets & ((slot < 0) | (slot >= bank.occupied.size)),
         OperationStatus.EMPTY_SLOT: targets & ~bank.occupied[slot],  # a bad slot reads some other one here, but was caught above
-        OperationStatus.BANK_FULL: adds & jnp.all(bank.occupied) if when_full == "reject" else jnp.zeros((), bool),
+        OperationStatus.BANK_FULL: adds & bank.occupied[slot_to_add] & (when_full == "reject"),
     }
     return jnp.select(list(faults.values()), [jnp.int32(fault) for fault in faults], jnp.int32(OperationStatus.APPLIED))
 
