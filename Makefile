@@ -1,0 +1,80 @@
+# Everything a user or developer runs. `make` alone prints the targets; each of them sets up .venv first if need be.
+#   PYTHON=python3.12   the interpreter .venv is made with
+#   EXP=grpo_answer     an experiment: a file of experiments/, without .py
+#   ARGS="--seed 7"     passed on to the command
+#   DATA=locomo         what is evaluated on; LOCOMO_JSON=path/to/locomo10.json says where it lies
+
+SHELL  := bash
+PYTHON ?= python3
+DATA   ?= memdial
+BIN    := .venv/bin
+READY  := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo train eval data warm-start bench test test-all check lint format typecheck clean
+
+ifneq ($(filter train eval,$(MAKECMDGOALS)),)
+ifeq ($(EXP),)
+$(error EXP is not set; name a file of experiments/, as in: make $(firstword $(MAKECMDGOALS)) EXP=grpo_answer)
+endif
+endif
+
+help:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## install everything into .venv; the other targets do it themselves
+
+demo: $(READY) ## train both agents from the shipped start and write runs/demo/report.md
+	@$(BIN)/mr1jax demo $(ARGS)
+
+train: $(READY) ## train an experiment: EXP=grpo_answer ARGS="--steps 100"
+	@$(BIN)/mr1jax train $(EXP) $(ARGS)
+
+eval: $(READY) ## evaluate an experiment: EXP=grpo_answer DATA=memdial or locomo
+	@$(BIN)/mr1jax eval $(EXP) --data $(DATA) $(ARGS)
+
+data: $(READY) ## build memdial, and LoCoMo too if LOCOMO_JSON is set
+	@$(BIN)/mr1jax data memdial $(ARGS)
+	@$(if $(LOCOMO_JSON),$(BIN)/mr1jax data locomo $(ARGS))
+
+warm-start: $(READY) ## regenerate assets/, the model that every run here starts from
+	@$(BIN)/mr1jax warm-start $(ARGS)
+
+bench: $(READY) ## measure seconds a step, peak memory, compilations, bank operations a second
+	@$(BIN)/python -m bench $(ARGS)
+
+test: $(READY) ## run the tests, without those marked slow
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(READY) ## run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint typecheck test ## all that CI runs: lint, typecheck, test
+
+lint: $(READY) ## find wrong style and format
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet || { echo "Some files are not formatted; run: make format" >&2; exit 1; }
+
+format: $(READY) ## put style and format right
+	@$(BIN)/ruff check --quiet --fix
+	@$(BIN)/ruff format --quiet
+
+typecheck: $(READY) ## check the types of mr1jax/
+	@$(BIN)/mypy
+
+clean: ## remove caches and build output; .venv, runs/ and data/ stay
+	@rm -rf .jax_cache .pytest_cache .ruff_cache .mypy_cache .hypothesis build ./*.egg-info
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# A dot a package; pip's own words only where it fails.
+$(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here; name one: make setup PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "$$($(PYTHON) --version) cannot run mr1jax; name Python 3.11, 3.12 or 3.13: make setup PYTHON=python3.11" >&2; exit 2; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@printf 'Setting up .venv, a minute or two '
+	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt | \
+	  while read -r word _; do [ "$$word" != Collecting ] || printf .; done
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@echo ' done'
+	@touch $@
