@@ -11,7 +11,8 @@ def token_bytes(table: ByteTable, tokens_R: Array, length: Array, capacity: int)
     """Writes the bytes of the first `length` tokens one after another.
 
     tokens_R: int32[R], length: int32[]. Returns uint8[capacity], 0 past the last byte, and int32[] the bytes there are:
-    more than `capacity` means that the text was cut. Work and memory are O(R + capacity), whatever the vocabulary; one example, use `vmap`.
+    more than `capacity` means that the text was cut. A token beyond the table stands for no bytes. Work and memory are O(R + capacity),
+    whatever the vocabulary; one example, use `vmap`.
 
     Tokens "He", "llo" of 2 and 3 bytes, capacity 6: owner 0 0 1 1 1 1, offset within the owner 0 1 0 1 2 3, the last one masked.
     """

@@ -77,27 +77,29 @@ def bleu1(pred: Text, gold: Text) -> Array:
 
 
 def _word_overlap(pred: Text, gold: Text) -> tuple[Array, Array, Array]:
-    """Returns the size of the multiset intersection of the words, and the number of words of each, int32[] each."""
-    pred_A, gold_B = _spaced(normalize(pred)), _spaced(normalize(gold))
-    in_gold_A = jnp.sum(_same_word(pred_A, gold_B), axis=1)
-    earlier_A = jnp.sum(jnp.tril(_same_word(pred_A, pred_A), k=-1), axis=1)
-    matched_A = earlier_A < in_gold_A  # the n-th occurrence is matched if gold holds n of them
-    return jnp.sum(matched_A), jnp.sum(_word_starts(pred_A)), jnp.sum(_word_starts(gold_B))
+    """Returns the size of the multiset intersection of the words, and the number of words of each, int32[] each.
 
-
-def _same_word(left_A: Array, right_B: Array) -> Array:
-    """Returns bool[A, B]: the word that starts at byte i of the left is, byte for byte, the one that starts at byte j of the right.
-
-    rest[i, j], "from i and from j on, the words end alike", is left[i] == right[j] and (that byte is a space or rest[i + 1, j + 1]).
-    Exact, no hash: A steps of B comparisons, A * B bits kept. Both sides are padded with spaces.
+    Words are compared byte by byte, from the back, no hash. "From byte i of pred and byte j of gold on, the two words end alike" is
+    rest[i, j] = (pred[i] == gold[j]) and (that byte is a space or rest[i + 1, j + 1]), and only row i is kept.
+    Both texts are padded with spaces. A steps of A + B comparisons.
     """
+    pred_A, gold_B = _spaced(normalize(pred)), _spaced(normalize(gold))
+    pred_start_A, gold_start_B = _word_starts(pred_A), _word_starts(gold_B)
+    position_A = jnp.arange(pred_A.shape[0])
 
-    def extend(rest_B, byte):
-        rest_B = (right_B == byte) & ((byte == _SPACE) | shift(rest_B, -1, fill=True))
-        return rest_B, rest_B
+    def visit(rest, byte_at):
+        byte, position, is_start = byte_at
+        rest_A, rest_B = (
+            (other == byte) & ((byte == _SPACE) | shift(rest_other, -1, fill=True))
+            for other, rest_other in zip((pred_A, gold_B), rest, strict=True)
+        )
+        earlier = jnp.sum(rest_A & pred_start_A & (position_A < position))
+        matched = is_start & (earlier < jnp.sum(rest_B & gold_start_B))  # the n-th occurrence, if gold holds n of them
+        return (rest_A, rest_B), matched
 
-    _, rest_AB = jax.lax.scan(extend, right_B == _SPACE, left_A, reverse=True, unroll=8)
-    return rest_AB & _word_starts(left_A)[:, None] & _word_starts(right_B)[None, :]
+    past_the_end = (pred_A == _SPACE, gold_B == _SPACE)
+    _, matched_A = jax.lax.scan(visit, past_the_end, (pred_A, position_A, pred_start_A), reverse=True)
+    return jnp.sum(matched_A), jnp.sum(pred_start_A), jnp.sum(gold_start_B)
 
 
 def _word_starts(bytes_A: Array) -> Array:

@@ -27,8 +27,8 @@ _SHORTEST = 3  # letters that an ending leaves at least
 def _stem(word: bytes) -> bytes:
     """Folds singular and plural into one form: dog/dogs, box/boxes, city/cities, movie/movies, but bus and glass keep their s.
 
-    A final s goes unless it follows s or u; then a final e goes after h, i, o, s, x, z; then a final y becomes i. Harman's S-stemmer
-    (1991, doi 10.1002/(SICI)1097-4571(199101)42:1<7::AID-ASI2>3.0.CO;2-P) with its exceptions replaced by the last two rules.
+    A final s goes unless it follows s or u; then a final e goes after h, i, o, s, x, z; then a final y becomes i. The S-stemmer of
+    Harman (How effective is suffixing?, JASIS 42(1), 1991) with its rule for "ies" replaced by the last two.
     The result is a key to compare, not English. The possessive needs no rule: "dog's" is two words, and "s" is dropped.
     """
     if len(word) > _SHORTEST and word[-1:] == b"s" and word[-2:-1] not in b"su":
@@ -38,23 +38,9 @@ def _stem(word: bytes) -> bytes:
     return word[:-1] + b"i" if len(word) >= _SHORTEST and word[-1:] == b"y" else word
 
 
-# What is left of "don't" and "Anna's" is here too.
-_STOP_WORDS = frozenset(
-    _stem(word)
-    for word in b"""a an the and or of to in on at for with by from is are was were be been am do does did has have had
-    it its this that he she his her they their what which who when where how s t d m re ve ll""".split()
-)
-
-
-def words(text: str) -> list[str]:
-    """Returns the words of a text in order, stemmed, without function words: what `hash_words` hashes."""
-    found = _WORD.findall(_GENERAL_PUNCTUATION.sub(" ", text).encode().lower())
-    return [word.decode() for word in map(_stem, found) if word not in _STOP_WORDS]
-
-
 def hash_word(word: str) -> int:
     """Returns the hash of one of `words`, from 1 to 2^31 - 1: the polynomial sum_k byte_k m^k modulo 2^32, folded to 31 bits."""
-    return _fold(sum(byte * _MULTIPLIER**k for k, byte in enumerate(word.encode())) % 2**32)
+    return _fold(sum(byte * pow(_MULTIPLIER, k, 2**32) for k, byte in enumerate(word.encode())) % 2**32)
 
 
 def _fold(polynomial):
@@ -62,7 +48,17 @@ def _fold(polynomial):
     return polynomial % (2**31 - 1) + 1
 
 
-_STOP_HASHES = np.array([hash_word(word.decode()) for word in sorted(_STOP_WORDS)], np.int32)
+# Words are dropped by their hash, so that host and program agree even on a word whose hash collides. The short ones end "don't", "Anna's".
+_STOP_WORDS = """a an the and or of to in on at for with by from is are was were be been am do does did has have had i me my you your we our
+it its this that he she his her they their what which who when where how s t d m re ve ll"""
+_STOP_HASHES = frozenset(hash_word(_stem(word.encode()).decode()) for word in _STOP_WORDS.split())
+
+
+def words(text: str) -> list[str]:
+    """Returns the words of a text in order, stemmed, without function words: what `hash_words` hashes."""
+    found = _WORD.findall(_GENERAL_PUNCTUATION.sub(" ", text).encode().lower())
+    stems = [_stem(word).decode() for word in found]
+    return [stem for stem in stems if hash_word(stem) not in _STOP_HASHES]
 
 
 def hash_words(bytes_A: Array, length: Array, num_terms: int) -> Array:
@@ -83,7 +79,7 @@ def hash_words(bytes_A: Array, length: Array, num_terms: int) -> Array:
     total_A = jnp.cumsum(term_A)
     polynomial_A = (total_A - (total_A - term_A)[start_A]) * jnp.asarray(_powers(_INVERSE, size))[start_A]
     hash_A = _fold(polynomial_A).astype(jnp.int32)
-    word_A = _last_letters(letter_A) & ~jnp.isin(hash_A, jnp.asarray(_STOP_HASHES))
+    word_A = _last_letters(letter_A) & ~jnp.isin(hash_A, jnp.array(sorted(_STOP_HASHES)))
     found_M = jnp.flatnonzero(word_A, size=num_terms, fill_value=size)
     return hash_A.at[found_M].get(mode="fill", fill_value=NO_TERM)
 
