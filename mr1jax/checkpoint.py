@@ -64,7 +64,8 @@ def restore(directory: str | Path, like_state: PyTree, shardings: PyTree | None 
     steps = saved_steps(directory)
     require(bool(steps), f"{directory} holds no checkpoint; train first, or give the directory of an earlier run")
     step = latest_verified_step(directory)
-    require(step is not None, f"every checkpoint in {directory} is damaged (steps {steps}); train again in another directory")
+    if step is None:
+        raise ValueError(f"every checkpoint in {directory} is damaged (steps {steps}); train again in another directory")
     folder = _folder(directory, step)
     record = json.loads((folder / RECORD).read_text())
     _require_same_leaves(record["leaves"], _describe_leaves(like_state), folder)
@@ -100,10 +101,9 @@ def verify(directory: str | Path, step: int) -> list[str]:
         return [f"{MANIFEST} is missing, so the save did not finish or the file was lost"]
     except ValueError:  # what JSON or UTF-8 cannot be
         return [f"{MANIFEST} is not readable"]
-    missing = [f"{name} is missing" for name in manifest if not (folder / name).is_file()]
-    return missing + [
-        f"{name} was changed" for name, digest in manifest.items() if (folder / name).is_file() and _sha256(folder / name) != digest
-    ]
+    missing = [name for name in manifest if not (folder / name).is_file()]
+    changed = [name for name, digest in manifest.items() if name not in missing and _sha256(folder / name) != digest]
+    return [f"{name} is missing" for name in missing] + [f"{name} was changed" for name in changed]
 
 
 def describe_run(config: Any) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def require_same_config(extra: dict[str, Any], config: Any) -> None:
 
 
 def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    fields = {}
+    fields: dict[str, Any] = {}
     for name, value in values.items():
         fields |= _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return fields

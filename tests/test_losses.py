@@ -33,7 +33,7 @@ def batch():
     old_log_prob, ref_log_prob = (jnp.asarray(-rng.exponential(size=SHAPE), jnp.float32) for _ in range(2))
     advantage, old_value, target = (jnp.asarray(rng.normal(size=SHAPE), jnp.float32) for _ in range(3))
     mask = jnp.asarray(np.arange(4) < np.array([[4, 1], [2, 3]])[..., None])
-    return LossBatch(old_log_prob, advantage, mask, ref_log_prob, old_value, target)
+    return LossBatch(old_log_prob, advantage, mask, old_value, target, ref_log_prob)
 
 
 def loop_loss(scores, batch, config):
@@ -181,10 +181,11 @@ def test_no_reference_means_no_kl(scores, batch):
     assert "kl" not in metrics
 
 
-def test_grpo_needs_no_values(scores, batch):
-    """Oracle: the same loss with values given. Under GRPO they are not read."""
-    without, metrics = policy_loss(*scores[:2], None, batch.replace(old_value=None, target=None), GRPO)
-    assert without == policy_loss(*scores, batch, GRPO)[0]
+def test_grpo_reads_no_values(scores, batch):
+    """Oracle: the same loss with NaN for every value."""
+    nan = jnp.full(SHAPE, jnp.nan)
+    loss, metrics = policy_loss(*scores[:2], nan, batch.replace(old_value=nan, target=nan), GRPO)
+    assert loss == policy_loss(*scores, batch, GRPO)[0]
     assert "value_loss" not in metrics
 
 

@@ -20,21 +20,21 @@ class LossBatch:
     old_log_prob: float32[P, G, R]   of the policy that sampled
     advantage:    float32[P, G, R]
     mask:         bool[P, G, R]      True on the tokens of a response, its end token included
+    old_value:    float32[P, G, R]   of the value head that sampled; unread under GRPO
+    target:       float32[P, G, R]   what the value head should say; unread under GRPO
     ref_log_prob: float32[P, G, R]   of the reference policy; None: no KL term, and no reference pass was made
-    old_value:    float32[P, G, R]   of the value head that sampled; None under GRPO
-    target:       float32[P, G, R]   what the value head should say; None under GRPO
     """
 
     old_log_prob: Array
     advantage: Array
     mask: Array
+    old_value: Array
+    target: Array
     ref_log_prob: Array | None = None
-    old_value: Array | None = None
-    target: Array | None = None
 
 
 def policy_loss(
-    log_prob_PGR: Array, entropy_PGR: Array, value_PGR: Array | None, batch: LossBatch, config: LossConfig
+    log_prob_PGR: Array, entropy_PGR: Array, value_PGR: Array, batch: LossBatch, config: LossConfig
 ) -> tuple[Array, dict[str, Array]]:
     """Computes the loss of GRPO or PPO, by `config.algorithm`, and its metrics.
 
@@ -43,7 +43,7 @@ def policy_loss(
     Source: arXiv:2402.03300, equation 3 (negated); arXiv:1707.06347, equation 9 (negated).
 
     log_prob_PGR, entropy_PGR: float32[P, G, R] of the model that trains, entropy of the distribution that the token was drawn from;
-    value_PGR: float32[P, G, R], None or unread under GRPO. Returns (float32[], dict of float32[]).
+    value_PGR: float32[P, G, R], unread under GRPO. Returns (float32[], dict of float32[]).
     """
     mean = token_mean if config.algorithm == "ppo" else response_mean
     mask = batch.mask
