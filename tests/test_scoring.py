@@ -150,6 +150,7 @@ def test_scores_by_hand(score):
         ("beach", "", (0, 0, 0)),
         ("selfcare", "self-care", (1, 1, 1)),
         ("É", "é", (0, 0, 0)),  # no case outside ASCII
+        ("red " + "x" * 60, "x" * 60 + " red", (0, 1, 1)),  # words that end with the last byte there is room for
     ]
     preds, golds, expected = map(list, zip(*cases, strict=True))
     np.testing.assert_allclose(np.transpose(score(preds, golds)), expected, rtol=1e-6)
