@@ -22,7 +22,10 @@ class FakeTokenizer:
         self.pieces = [b"", *merged, *(bytes([byte]) for byte in range(256)), b""]
         self.vocab_size = len(self.pieces)
         self.eos_id = self.vocab_size - 1
-        self.starting_with = [[token for token, piece in enumerate(self.pieces) if piece[:1] == bytes([byte])] for byte in range(256)]
+        self.starting_with = [[] for _ in range(256)]
+        for token, piece in enumerate(self.pieces):
+            if piece:
+                self.starting_with[piece[0]].append(token)
 
     def token_bytes(self, token):
         return self.pieces[token]

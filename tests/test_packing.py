@@ -91,6 +91,7 @@ def test_vmap_is_a_loop():
     """Oracle: the same prompts built one at a time; the constant is shared, memories, question and room differ by row."""
     rng = np.random.default_rng(3)
 
+    @jax.jit
     def build(memory_tokens_KX, memory_length_K, mask_K, question):
         instructions = constant([1, 2, 3])
         keep_K = keep_within(memory_length_K, jnp.arange(5), mask_K, 16 - 3 - question.length)
@@ -98,7 +99,7 @@ def test_vmap_is_a_loop():
 
     rows = [(rng.integers(1, 900, (5, 4)), rng.integers(0, 5, 5), rng.random(5) < 0.8, ragged(rng, 6)[0]) for _ in range(8)]
     batch = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *rows)
-    tokens_BL, num_tokens_B = jax.jit(jax.vmap(build))(*batch)
+    tokens_BL, num_tokens_B = jax.vmap(build)(*batch)
     for row, tokens_L, num_tokens in zip(rows, tokens_BL, num_tokens_B, strict=True):
         expected_L, expected_num = build(*jax.tree.map(jnp.asarray, row))
         assert tokens_L.tolist() == expected_L.tolist()

@@ -108,3 +108,28 @@ def test_examples_of_every_form():
         parsed = jax.tree.map(lambda leaf: leaf[0], parse_operations(grammar, tokens_1R, jnp.asarray([len(tokens)])))
         assert (parsed.delete, parsed.kind, parsed.slot) == (delete, kind, slot)
         assert [tokenizer.pieces[token] for token in parsed.text.tokens[: parsed.text.length]] == text
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("**Answer:** Mia", "Mia"),
+        ("a\n Mia has 12\n**Answer:** a, b", "a, b"),
+        ("a\nb\nc\nd\n**Answer:** e", "e"),
+        ("a\nb\nc\nd\ne\n**Answer:** f", ""),  # a fifth quote
+        ("**Answer:** a\n**Answer:** b", ""),  # a quote that begins as the marker does
+        (" **Answer:** a\n**Answer:** b", ""),
+        ("**Answer:** a **Answer:** b", "a **Answer:** b"),
+        ("a **Answer:** b\n**Answer:** c", "c"),
+        ("**Answer:**  a", ""),  # blank, then text
+        ("**Answer:** a\n", ""),
+        ("a", ""),
+    ],
+)
+def test_examples_of_answers(text, answer):
+    """Oracle: written out by hand, a byte a token."""
+    tokenizer = FakeTokenizer([])
+    tokens = [*(byte + 1 for byte in text.encode()), tokenizer.eos_id]
+    tokens_1R = jnp.asarray([tokens + [PAD] * (LENGTH - len(tokens))])
+    parsed = jax.tree.map(lambda leaf: np.asarray(leaf[0]), parse_answers(answer_grammar(tokenizer), tokens_1R, jnp.asarray([len(tokens)])))
+    assert text_of(tokenizer, parsed.tokens, int(parsed.length)) == answer

@@ -1,6 +1,8 @@
 """The two forms that the agents write in, and how a finished response is read: by the grammar states it went through, inside jit.
 
-Both readers are total. What is illegal, or was cut off before its end token, reads as NOOP or as an empty answer.
+The patterns are about the exact bytes of the tokens. A response does not begin with a space, so text that is encoded to imitate loses
+the space that sentencepiece puts first. Both readers are total: what is illegal, or was cut off before its end token, reads as NOOP or
+as an empty answer. The tokens of a text keep their leading space, " Mia".
 """
 
 import jax
