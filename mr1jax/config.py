@@ -33,18 +33,18 @@ def _require_between(config: object, low: float, high: float, *names: str) -> No
 class ModelConfig:
     """A decoder in the Qwen2 / Llama shape. The defaults are `tiny`, the model that ships."""
 
-    vocab_size: int = 2048
+    vocab_size: int = 1024
     d_model: int = 128
     num_layers: int = 4
     num_heads: int = 4
     num_kv_heads: int = 2
     head_dim: int = 32
-    d_ff: int = 384
+    d_ff: int = 256
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
     qkv_bias: bool = True
     tie_embeddings: bool = True
-    remat: bool = False  # recompute a layer in the backward pass: less memory, a third more arithmetic
+    remat: bool = True  # recompute a layer in the backward pass: less memory, and on a CPU less time too
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; norms, softmax and log-probabilities stay float32
 
     def __post_init__(self):
@@ -173,8 +173,8 @@ class Config:
     seed: int = 0
     model: ModelConfig = field(default_factory=ModelConfig)
     bank: BankConfig = field(default_factory=BankConfig)
-    manager: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=144, response_length=40)
-    answerer: AgentConfig = AgentConfig(num_retrieved=6, prompt_length=256, response_length=80)
+    manager: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=128, response_length=40)
+    answerer: AgentConfig = AgentConfig(num_retrieved=6, prompt_length=192, response_length=64)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

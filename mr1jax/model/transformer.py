@@ -92,18 +92,18 @@ class _Layer(nn.Module):
         prefix = () if prompt is None else (*prompt, frame.prompt_mask_PL)
         mixed_PGXHC = attend(query_PGXHC, keys, values, frame.mask_XY, *prefix)
         output_HCD = self._matrix("output", (config.num_heads, config.head_dim, config.d_model), fan_in=2, residual=True)
-        return jnp.einsum("PGXHC,HCD->PGXD", mixed_PGXHC, output_HCD), (key_PGXJC, value_PGXJC)
+        return _product(mixed_PGXHC, output_HCD, axes=2), (key_PGXJC, value_PGXJC)
 
     def _mlp(self, hidden_PGXD: Array) -> Array:
         """Applies SwiGLU (arXiv 2002.05202): down(silu(gate(x)) * up(x))."""
         D, F = self.config.d_model, self.config.d_ff
         x_PGXD = self._norm("mlp_norm", hidden_PGXD)
-        gate_PGXF = jax.nn.silu(x_PGXD @ self._matrix("gate", (D, F)))
-        return (gate_PGXF * (x_PGXD @ self._matrix("up", (D, F)))) @ self._matrix("down", (F, D), residual=True)
+        gate_PGXF = jax.nn.silu(_product(x_PGXD, self._matrix("gate", (D, F))))
+        return _product(gate_PGXF * _product(x_PGXD, self._matrix("up", (D, F))), self._matrix("down", (F, D), residual=True))
 
     def _heads(self, name: str, num_heads: int, x_PGXD: Array) -> Array:
         config = self.config
-        heads = jnp.einsum("PGXD,DHC->PGXHC", x_PGXD, self._matrix(name, (config.d_model, num_heads, config.head_dim)))
+        heads = _product(x_PGXD, self._matrix(name, (config.d_model, num_heads, config.head_dim)))
         if not config.qkv_bias:
             return heads
         bias_HC = self.param(f"{name}_bias", nn.initializers.zeros, (num_heads, config.head_dim))
@@ -252,6 +252,16 @@ def _frame(config: ModelConfig, position_PGX: Array, mask_XY: Array, prompt_mask
     """Computes the rotary angles of the positions once for all layers (arXiv 2104.09864, eq. 15)."""
     frequency_C = config.rope_theta ** (-jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim)
     return _Frame(position_PGX[..., None] * frequency_C[None, None, None], mask_XY, prompt_mask_PL, index)
+
+
+def _product(x: Array, matrix: Array, axes: int = 1) -> Array:
+    """Contracts the last `axes` axes of x with the first of a matrix, as one plain product of two matrices.
+
+    With the token axes left apart, the gradient of the matrix contracts three of them at once, which XLA runs at half the speed on a CPU.
+    """
+    lead, kept = x.shape[: x.ndim - axes], matrix.shape[axes:]
+    size = math.prod(matrix.shape[:axes])
+    return (x.reshape(-1, size) @ matrix.reshape(size, -1)).reshape(*lead, *kept)
 
 
 def _rotate(x_PGXHC: Array, angle_PGXC: Array) -> Array:

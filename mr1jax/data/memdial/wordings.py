@@ -31,6 +31,7 @@ class Relation:
     kind: str
     named: bool = False  # "a dog called X" rather than "the job is X"
     ends: bool = False  # it can end: "no longer has a dog"
+    fixed: bool = False  # it does not change, though it can have been told wrongly
     of_person: bool = False  # its value is a person, about whom there may be facts too: multi-hop questions go through it
     statement: Wordings | None = None
     question: Wordings | None = None
@@ -57,8 +58,8 @@ RELATIONS = (
     Relation("school", "proper", named=True),
     Relation("cafe", "proper", named=True),
     Relation("club", "proper", named=True, ends=True),
-    Relation("sister", "person", named=True, of_person=True),
-    Relation("brother", "person", named=True, of_person=True),
+    Relation("sister", "person", named=True, fixed=True, of_person=True),
+    Relation("brother", "person", named=True, fixed=True, of_person=True),
     Relation("friend", "person", named=True, of_person=True),
     Relation("boss", "person", named=True, of_person=True),
     Relation("neighbour", "person", named=True, of_person=True),

@@ -1,0 +1,73 @@
+"""The Answer Agent: what it sees of a bank when a question comes, and what its response is worth.
+
+It sees the memories that share words with the question, in the order they were written, and the question. It first quotes the memories
+it relies on, then writes `**Answer:** text` (Memory-R1, arXiv 2508.19828, section 3.2). Functions are for one bank; `vmap` them.
+"""
+
+import jax.numpy as jnp
+from flax import struct
+
+from mr1jax.agents.manager import text_terms
+from mr1jax.agents.prompts import Dates, Language, memory_lines, pack_prompt
+from mr1jax.config import AgentConfig
+from mr1jax.memory.retrieval import bm25, in_order_written, retrieve, retrieve_per_speaker
+from mr1jax.structs import NO_SLOT, Array, MemoryBank, Retrieval
+from mr1jax.text.detokenize import token_bytes
+from mr1jax.text.packing import Segment
+from mr1jax.text.parsing import parse_answer
+from mr1jax.text.scoring import exact_match
+
+
+@struct.dataclass
+class AskedQuestion:
+    """A question and its gold answer. tokens: int32[U], length: int32[]; answer: uint8[A] in UTF-8, answer_length: int32[]."""
+
+    tokens: Array
+    length: Array
+    answer: Array
+    answer_length: Array
+
+
+@struct.dataclass
+class AnswerView:
+    """What the Answer Agent sees. prompt: int32[L], length: int32[]; shown: `Retrieval` [K] in the order of the prompt."""
+
+    prompt: Array
+    length: Array
+    shown: Retrieval
+
+
+def observe(bank: MemoryBank, question: AskedQuestion, dates: Dates, language: Language, config: AgentConfig) -> AnswerView:
+    """Retrieves the memories that share words with the question and packs the prompt.
+
+    Oldest first: the last of several that say different things is the one that holds, and the agent need not compare dates to see it.
+    """
+    query_terms_M = text_terms(language.table, question.tokens, question.length, bank.terms.shape[1])
+    score_S = bm25(bank.terms, bank.occupied, query_terms_M)
+    if config.per_speaker:
+        found = retrieve_per_speaker(score_S, bank, config.num_retrieved)
+    else:
+        found = retrieve(score_S, bank.occupied, config.num_retrieved, bank.written)
+    found, rank_K = in_order_written(bank, found)
+    lines = memory_lines(bank, found, dates, language.phrases, numbered=False)
+    ending = [language.phrases.question, Segment(question.tokens, question.length), language.phrases.line_break]
+    prompt_L, length, kept_K = pack_prompt(lines, rank_K, found.mask, ending, language.phrases, config)
+    shown = Retrieval(slot=jnp.where(kept_K, found.slot, NO_SLOT), score=found.score, mask=kept_K)
+    return AnswerView(prompt=prompt_L, length=length, shown=shown)
+
+
+def answer_bytes(response_R: Array, length: Array, language: Language, capacity: int) -> tuple[Array, Array]:
+    """Reads the answer out of a response: (uint8[capacity], int32[] bytes, more than capacity where it was cut)."""
+    answer = parse_answer(language.answerer, response_R, length)
+    return token_bytes(language.table, answer.tokens, answer.length, capacity)
+
+
+def reward(response_R: Array, length: Array, question: AskedQuestion, language: Language) -> Array:
+    """Pays 1 where the answer equals the gold one after normalisation, else 0: the paper's exact match, of the response alone.
+
+    Room for twice the gold's bytes and more: an answer that overflows it is longer than the gold in any case.
+    """
+    capacity = 2 * question.answer.shape[0]
+    written, num_bytes = answer_bytes(response_R, length, language, capacity)
+    equal = exact_match((written, jnp.minimum(num_bytes, capacity)), (question.answer, question.answer_length))
+    return jnp.where(num_bytes <= capacity, equal, 0.0)

@@ -1,0 +1,118 @@
+"""What both agents share: the phrases that prompts are made of, and memories as the lines that an agent reads and quotes.
+
+A line is `text | date` and ends in a line break: subject first, date last, so that quoting a memory is copying what followed the same
+words. The Manager's lines carry a small number in front, which stands for the slot: no other slot can be named.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from mr1jax.config import AgentConfig
+from mr1jax.memory.retrieval import gather, gather_times
+from mr1jax.structs import Array, MemoryBank, Retrieval
+from mr1jax.text.grammar import Grammar
+from mr1jax.text.packing import Segment, constant, join_rows, keep_within, pack
+from mr1jax.text.parsing import answer_grammar, manager_grammar
+from mr1jax.text.tokenizer import ByteTable, Tokenizer, byte_table
+
+MARKERS = ("\n", "Memories:", "Question:", "Fact:", "**Answer:**", "ADD:", "UPDATE", "DELETE", "NOOP")
+"""Pieces of every prompt and response that a tokenizer trained for this library keeps as one token each."""
+
+DATE_MARK = "|"
+
+
+@struct.dataclass
+class Phrases:
+    """The constant pieces of prompts. numbers: `Segment` with a leading axis, entry k is "k + 1:" in front of a numbered line."""
+
+    memories: Segment
+    question: Segment
+    fact: Segment
+    date_mark: Segment
+    line_break: Segment
+    numbers: Segment
+
+
+@struct.dataclass
+class Language:
+    """All that the compiled program knows of text: bytes of tokens, both grammars, phrases. A pytree, so one program serves any."""
+
+    table: ByteTable
+    manager: Grammar
+    answerer: Grammar
+    phrases: Phrases
+    eos_id: int = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class Dates:
+    """The dates of one conversation as text. tokens: int32[I, Y], length: int32[I]; times index them."""
+
+    tokens: Array
+    length: Array
+
+
+def encode_exactly(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Encodes a marker without the space that a tokenizer may put in front of a text."""
+    ids = tokenizer.encode(text)
+    return ids[1:] if tokenizer.token_bytes(ids[0]) == b" " else ids
+
+
+def make_language(tokenizer: Tokenizer, num_numbered: int) -> Language:
+    """Builds tables, grammars and phrases for a tokenizer on the host; the Manager sees at most `num_numbered` memories."""
+    line_break = encode_exactly(tokenizer, "\n")
+    numbers = [tokenizer.encode(f"{k}:") for k in range(1, num_numbered + 1)]
+    width = max(map(len, numbers))
+    phrases = Phrases(
+        memories=constant(encode_exactly(tokenizer, "Memories:") + line_break),
+        question=constant(encode_exactly(tokenizer, "Question:")),
+        fact=constant(encode_exactly(tokenizer, "Fact:")),
+        date_mark=constant(tokenizer.encode(DATE_MARK)),
+        line_break=constant(line_break),
+        numbers=Segment(
+            tokens=jnp.asarray([row + [0] * (width - len(row)) for row in numbers], jnp.int32),
+            length=jnp.asarray([len(row) for row in numbers], jnp.int32),
+        ),
+    )
+    return Language(byte_table(tokenizer), manager_grammar(tokenizer), answer_grammar(tokenizer), phrases, tokenizer.eos_id)
+
+
+def dated_line(text: Segment, time: Array, dates: Dates, phrases: Phrases) -> list[Segment]:
+    """The pieces of one line: text, date mark, the date at index `time`, line break."""
+    return [text, phrases.date_mark, Segment(dates.tokens[time], dates.length[time]), phrases.line_break]
+
+
+def memory_lines(bank: MemoryBank, retrieval: Retrieval, dates: Dates, phrases: Phrases, *, numbered: bool) -> tuple[Array, Array]:
+    """Renders retrieved memories as lines: (tokens int32[K, X], length int32[K]), length 0 where the mask is False.
+
+    A memory shows the date of its last write: what was said last is what holds.
+    """
+    tokens_KW, length_K = gather(bank, retrieval)
+    _, updated_K = gather_times(bank, retrieval)
+    numbers = jax.tree.map(lambda rows: rows[: length_K.size], phrases.numbers)
+
+    def line(number: Segment, tokens_W: Array, length: Array, time: Array) -> tuple[Array, Array]:
+        pieces = [number] * numbered + dated_line(Segment(tokens_W, length), time, dates, phrases)
+        return pack(pieces, sum(piece.tokens.shape[0] for piece in pieces))
+
+    tokens_KX, num_tokens_K = jax.vmap(line, in_axes=(0 if numbered else None, 0, 0, 0))(
+        numbers if numbered else phrases.line_break, tokens_KW, length_K, updated_K
+    )
+    return tokens_KX, jnp.where(retrieval.mask, num_tokens_K, 0)
+
+
+def pack_prompt(
+    lines: tuple[Array, Array], rank_K: Array, mask_K: Array, ending: Sequence[Segment], phrases: Phrases, config: AgentConfig
+) -> tuple[Array, Array, Array]:
+    """Packs `Memories:`, the lines and an ending into a prompt; over the budget the lowest ranked memories go first.
+
+    Returns (prompt int32[L], length int32[], kept bool[K]).
+    """
+    tokens_KX, length_K = lines
+    fixed = phrases.memories.length + sum(segment.length for segment in ending)
+    kept_K = keep_within(length_K, rank_K, mask_K, config.prompt_length - fixed)
+    prompt_L, length = pack([phrases.memories, join_rows(tokens_KX, length_K, kept_K), *ending], config.prompt_length)
+    return prompt_L, length, kept_K

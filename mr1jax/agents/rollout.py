@@ -1,0 +1,213 @@
+"""Episodes of both agents as pure functions of (params, tasks, key): prompts, responses, what they do, and the reward of each.
+
+A task is the state of one prompt. The G members of a group start from one and the same bank: the Answer Agent's responses leave it as it
+is, the Manager's each turn a copy of it into another bank, which the frozen Answer Agent is then asked about. `replay` is a whole
+conversation: every fact through the Manager, from an empty bank.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from mr1jax.agents import answerer, manager
+from mr1jax.agents.answerer import AskedQuestion
+from mr1jax.agents.manager import MAX_OPERATIONS, NewFact
+from mr1jax.agents.prompts import Dates, Language
+from mr1jax.config import GREEDY, AgentConfig, Config, SamplingConfig
+from mr1jax.memory.bank import apply_operations, fill, init_bank
+from mr1jax.rl.masked import masked_mean
+from mr1jax.rl.sampling import generate
+from mr1jax.structs import Array, Conversation, Generation, MemoryBank, OperationKind, OperationStatus, PyTree, Trajectory
+from mr1jax.text.grammar import Grammar
+
+Params = dict[str, PyTree]  # {"manager": tree, "answerer": tree}
+Metrics = dict[str, Array]
+
+
+@struct.dataclass
+class AnswerTask:
+    """A question to a bank."""
+
+    bank: MemoryBank
+    question: AskedQuestion
+    dates: Dates
+
+
+@struct.dataclass
+class ManagerTask:
+    """A fact that arrives at a bank, and Q questions that can be asked after it. asked: bool[Q], False where there is no question."""
+
+    bank: MemoryBank
+    fact: NewFact
+    questions: AskedQuestion
+    asked: Array
+    dates: Dates
+
+
+def respond(
+    params: PyTree,
+    prompt_PL: Array,
+    length_P: Array,
+    key: Array,
+    grammar: Grammar,
+    language: Language,
+    agent: AgentConfig,
+    config: Config,
+    *,
+    group_size: int,
+    sampling: SamplingConfig,
+) -> Generation:
+    """Draws `group_size` responses of one agent to each of P prompts; consumes the key."""
+    return generate(
+        config.model,
+        params,
+        prompt_PL,
+        length_P,
+        key,
+        group_size=group_size,
+        num_tokens=agent.response_length,
+        grammar=grammar,
+        eos_id=language.eos_id,
+        sampling=sampling,
+    )
+
+
+def answer(
+    params: PyTree, tasks: AnswerTask, key: Array, language: Language, config: Config, *, group_size: int, sampling: SamplingConfig
+) -> tuple[Trajectory, Metrics]:
+    """Answers P questions G times each; the reward is exact match."""
+    view = jax.vmap(lambda bank, question, dates: answerer.observe(bank, question, dates, language, config.answerer))(
+        tasks.bank, tasks.question, tasks.dates
+    )
+    generation = respond(
+        params,
+        view.prompt,
+        view.length,
+        key,
+        language.answerer,
+        language,
+        config.answerer,
+        config,
+        group_size=group_size,
+        sampling=sampling,
+    )
+    of_group = jax.vmap(lambda tokens_R, length, question: answerer.reward(tokens_R, length, question, language), (0, 0, None))
+    reward_PG = jax.vmap(of_group)(generation.tokens, generation.length, tasks.question)
+    metrics = {"reward": jnp.mean(reward_PG), "response_tokens": jnp.mean(generation.length, dtype=jnp.float32)}
+    return Trajectory(prompt=view.prompt, prompt_length=view.length, generation=generation, reward=reward_PG), metrics
+
+
+def manage(
+    params: PyTree, tasks: ManagerTask, key: Array, language: Language, config: Config, *, group_size: int, sampling: SamplingConfig
+) -> tuple[Trajectory, MemoryBank, Metrics]:
+    """Lets the Manager treat P facts G times each, every time from the same bank. Returns the P x G banks that result; no reward yet."""
+    num_terms, when_full = config.bank.num_terms, config.bank.when_full
+    view = jax.vmap(lambda bank, fact, dates: manager.observe(bank, fact, dates, language, config.manager))(
+        tasks.bank, tasks.fact, tasks.dates
+    )
+    generation = respond(
+        params, view.prompt, view.length, key, language.manager, language, config.manager, config, group_size=group_size, sampling=sampling
+    )
+
+    def branch(bank, view, fact, tokens_R, length):
+        operations = manager.act(view, fact, tokens_R, length, language, num_terms)
+        after, status = apply_operations(bank, operations, when_full=when_full)
+        return after, operations.kind, status
+
+    of_group = jax.vmap(branch, in_axes=(None, None, None, 0, 0))
+    bank_PG, kind_PG2, status_PG2 = jax.vmap(of_group)(tasks.bank, view, tasks.fact, generation.tokens, generation.length)
+    trajectory = Trajectory(
+        prompt=view.prompt, prompt_length=view.length, generation=generation, reward=jnp.zeros(generation.length.shape)
+    )
+    return trajectory, bank_PG, count_operations(kind_PG2, status_PG2)
+
+
+def count_operations(kind: Array, status: Array) -> Metrics:
+    """Counts what was done, by kind: kind, status int32[..., MAX_OPERATIONS]. A decision that did nothing at all counts as one NOOP.
+
+    Refused operations count apart, by no kind.
+    """
+    applied = status == OperationStatus.APPLIED
+    counts = {
+        name.lower(): jnp.sum(applied & (kind == value), dtype=jnp.float32)
+        for name, value in OperationKind.__members__.items()
+        if value != OperationKind.NOOP
+    }
+    idle = jnp.all(kind == OperationKind.NOOP, axis=-1)
+    return counts | {"noop": jnp.sum(idle, dtype=jnp.float32), "refused": jnp.sum(~applied, dtype=jnp.float32)}
+
+
+def answer_rollout(params: Params, tasks: AnswerTask, key: Array, language: Language, config: Config) -> tuple[Trajectory, Metrics]:
+    """One training rollout of the Answer Agent: P questions, G answers each, reward 1 for an exact match (eq. 4 of the paper)."""
+    return answer(params["answerer"], tasks, key, language, config, group_size=config.group_size, sampling=config.sampling)
+
+
+def manager_rollout(params: Params, tasks: ManagerTask, key: Array, language: Language, config: Config) -> tuple[Trajectory, Metrics]:
+    """One training rollout of the Manager: P facts, G operations each from the same bank.
+
+    The reward of an operation is the share of the task's questions that the frozen Answer Agent, reading greedily the bank the operation
+    left, gets exactly right (eq. 4 of the paper, averaged over the questions linked to the state).
+    """
+    manager_key, answer_key = jax.random.split(key)
+    trajectory, bank_PG, metrics = manage(
+        params["manager"], tasks, manager_key, language, config, group_size=config.group_size, sampling=config.sampling
+    )
+    reward_PG = ask(params["answerer"], bank_PG, tasks, answer_key, language, config)
+    # A share for the log, whatever the batch: how often each kind is chosen.
+    decisions = trajectory.generation.length.size
+    shares = {f"share_{name}": count / decisions for name, count in metrics.items()}
+    shares |= {
+        "reward": jnp.mean(reward_PG),
+        "response_tokens": jnp.mean(trajectory.generation.length, dtype=jnp.float32),
+        "bank_fill": jnp.mean(jax.vmap(jax.vmap(fill))(bank_PG)),
+    }
+    return trajectory.replace(reward=reward_PG), shares
+
+
+def ask(params: PyTree, bank_PG: MemoryBank, tasks: ManagerTask, key: Array, language: Language, config: Config) -> Array:
+    """Asks each of P x G banks the Q questions of its task. Returns float32[P, G], the share answered exactly right."""
+    P, G = bank_PG.clock.shape
+    Q = tasks.asked.shape[1]
+
+    def flatten(tree: PyTree, sizes: tuple[int, ...]) -> PyTree:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (P, G, Q, *x.shape[3:])).reshape(P * G * Q, *x.shape[3:]), tree)
+
+    expanded = AnswerTask(
+        bank=jax.tree.map(lambda x: x[:, :, None], bank_PG),
+        question=jax.tree.map(lambda x: x[:, None], tasks.questions),
+        dates=jax.tree.map(lambda x: x[:, None, None], tasks.dates),
+    )
+    trajectory, _ = answer(params, flatten(expanded, (P, G, Q)), key, language, config, group_size=1, sampling=GREEDY)
+    return masked_mean(trajectory.reward.reshape(P, G, Q), jnp.broadcast_to(tasks.asked[:, None], (P, G, Q)), axis=-1)
+
+
+def replay(
+    params: PyTree, conversations: Conversation, key: Array, language: Language, config: Config, *, sampling: SamplingConfig = GREEDY
+) -> tuple[MemoryBank, Metrics]:
+    """Plays every fact of C conversations through the Manager, in order, from an empty bank: `lax.scan` over facts, batched over C.
+
+    Returns the banks at the end, leading axis C, and float32 counts of operations over all facts.
+    """
+    num_conversations, num_facts = conversations.fact_length.shape
+    empty = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num_conversations, *x.shape)), init_bank(config.bank))
+    dates = Dates(conversations.date_tokens, conversations.date_length)
+
+    def turn(bank_C, t):
+        fact = NewFact(
+            tokens=conversations.fact_tokens[:, t],
+            length=conversations.fact_length[:, t],
+            speaker=conversations.fact_speaker[:, t],
+            time=conversations.fact_time[:, t],
+        )
+        tasks = ManagerTask(bank=bank_C, fact=fact, questions=None, asked=None, dates=dates)
+        _, after_C1, counts = manage(
+            params, tasks, jax.random.fold_in(key, t), language, config, group_size=1, sampling=sampling
+        )
+        said = fact.length > 0
+        bank_C = jax.tree.map(
+            lambda new, old: jnp.where(said.reshape(-1, *[1] * (old.ndim - 1)), new[:, 0], old), after_C1, bank_C
+        )
+        return bank_C, counts
+
+    bank_C, counts_T = jax.lax.scan(turn, empty, jnp.arange(num_facts))
+    return bank_C, jax.tree.map(jnp.sum, counts_T)

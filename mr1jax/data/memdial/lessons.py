@@ -1,0 +1,108 @@
+"""Lessons for the warm start: what an agent saw, and what the teacher's habits made it write. Text only; tokens come later.
+
+A lesson of the Answer Agent shows a few memories of one conversation and asks several questions about them, so that one context teaches
+many times. A lesson of the Manager shows a fact and the memories most like it.
+"""
+
+import functools
+import random
+from dataclasses import dataclass
+
+from mr1jax.data.memdial.teacher import HeuristicManager, overlap, respond
+from mr1jax.data.memdial.world import WorldConfig, generate
+from mr1jax.data.records import Question, Record
+
+Line = tuple[str, str]  # text and date of a memory or a fact
+
+
+@dataclass(frozen=True)
+class AnswerLesson:
+    """memories: lines as shown; replies: (question, lines quoted, answer)."""
+
+    memories: tuple[Line, ...]
+    replies: tuple[tuple[str, tuple[Line, ...], str], ...]
+
+
+@dataclass(frozen=True)
+class ManagerLesson:
+    """memories: lines as shown, best first; fact; kind: add, update, delete, replace or noop; number: of the memory meant, 0 for none."""
+
+    memories: tuple[Line, ...]
+    fact: Line
+    kind: str
+    number: int
+
+
+@functools.lru_cache(maxsize=2000)
+def _world(seed: int, split: str, config: WorldConfig) -> tuple[Record, tuple[str | None, ...]]:
+    return generate(seed, split, config)
+
+
+def _managed(record: Record, until: int, num_slots: int, rng: random.Random) -> HeuristicManager:
+    manager = HeuristicManager(record, num_slots, rng)
+    for fact in range(until):
+        manager.apply(fact, manager.choose(fact))
+    return manager
+
+
+def _line(record: Record, fact: int) -> Line:
+    return record.facts[fact].text, record.facts[fact].date
+
+
+def answer_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_questions: int, num_slots: int) -> AnswerLesson:
+    """Draws a lesson with `num_shown` memories of a bank that the heuristic kept.
+
+    Half of the lessons show what is most like one of the questions, as retrieval will, and half show memories at random.
+    """
+    config = WorldConfig()
+    record, values = _world(rng.randrange(num_worlds), "train", config)
+    until = rng.randrange(config.num_facts // 4, config.num_facts + 1)
+    rows = _managed(record, until, num_slots, rng).rows
+    askable = [q for q in record.questions if q.asked_after <= until]
+    answerable = [q for q in askable if q.evidence and set(q.evidence) <= set(rows)]
+    if not answerable:
+        return answer_lesson(rng, num_worlds, num_shown, num_questions, num_slots)
+    anchor = rng.choice(answerable)
+    ranked = sorted(rows, key=lambda row: (-overlap(anchor.question, record.facts[row].text), rng.random()))
+    others = ranked if rng.random() < 0.5 else rng.sample(rows, len(rows))
+    chosen = set(list(dict.fromkeys([*anchor.evidence, *others]))[: max(num_shown, len(anchor.evidence))])
+    shown = [row for row in rows if row in chosen]
+    questions = _questions_about(anchor, askable, chosen, num_questions, rng)
+    replies = []
+    for question in questions:
+        quoted, answer = respond(question, record, values, shown, rng)
+        replies.append((question.question, tuple(_line(record, row) for row in quoted), answer))
+    return AnswerLesson(tuple(_line(record, row) for row in shown), tuple(replies))
+
+
+def _questions_about(anchor: Question, askable: list[Question], shown: set[int], count: int, rng: random.Random) -> list[Question]:
+    """The anchor, then questions that the shown memories answer, then others; repeated where there are not enough."""
+    inside = [q for q in askable if q is not anchor and q.evidence and set(q.evidence) <= shown]
+    outside = [q for q in askable if q is not anchor and q not in inside]
+    order = [anchor, *rng.sample(inside, len(inside)), *rng.sample(outside, len(outside))]
+    return [order[i % len(order)] for i in range(count)]
+
+
+def manager_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_slots: int) -> ManagerLesson:
+    """Draws a lesson in which a fact arrives at a bank that the heuristic kept."""
+    config = WorldConfig()
+    record, _ = _world(rng.randrange(num_worlds), "train", config)
+    fact = rng.randrange(config.num_facts)
+    manager = _managed(record, fact, num_slots, rng)
+    choice = manager.choose(fact)
+    text = record.facts[fact].text
+    newest_first = sorted(manager.rows, reverse=True)
+    shown = sorted(newest_first, key=lambda row: -overlap(text, record.facts[row].text))[:num_shown]
+    number = shown.index(choice.target) + 1 if choice.target in shown else 0
+    kind = "add" if choice.target is not None and not number else choice.kind
+    return ManagerLesson(tuple(_line(record, row) for row in shown), _line(record, fact), kind, number if kind != "add" else 0)
+
+
+def corpus(num_worlds: int) -> list[str]:
+    """All that is said and asked in `num_worlds` training conversations, as lines to train a tokenizer on."""
+    lines = []
+    for seed in range(num_worlds):
+        record, _ = generate(seed, "train", WorldConfig())
+        lines += [f"{1 + seed % 9}: {fact.text} | {fact.date}" for fact in record.facts]
+        lines += [text for q in record.questions for text in (q.question, q.answer)]
+    return lines
