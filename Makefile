@@ -23,6 +23,7 @@ help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## install everything into .venv; the other targets do it themselves
+	@echo '.venv is ready'
 
 demo: $(READY) ## train both agents from the shipped start and write runs/demo/report.md
 	@$(BIN)/mr1jax demo $(ARGS)
@@ -52,7 +53,7 @@ test-all: $(READY) ## run all tests
 check: lint typecheck test ## all that CI runs: lint, typecheck, test
 
 lint: $(READY) ## find wrong style and format
-	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff check --quiet --output-format concise
 	@$(BIN)/ruff format --check --quiet || { echo "Some files are not formatted; run: make format" >&2; exit 1; }
 
 format: $(READY) ## put style and format right
@@ -72,9 +73,8 @@ $(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "$$($(PYTHON) --version) cannot run mr1jax; name Python 3.11, 3.12 or 3.13: make setup PYTHON=python3.11" >&2; exit 2; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@printf 'Setting up .venv, a minute or two '
+	@echo 'Setting up .venv, a minute or two'
 	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt | \
 	  while read -r word _; do [ "$$word" != Collecting ] || printf .; done
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
-	@echo ' done'
-	@touch $@
+	@echo && touch $@
