@@ -116,9 +116,7 @@ def manage(
 
     of_group = jax.vmap(branch, in_axes=(None, None, None, 0, 0))
     bank_PG, kind_PG2, status_PG2 = jax.vmap(of_group)(tasks.bank, view, tasks.fact, generation.tokens, generation.length)
-    trajectory = Trajectory(
-        prompt=view.prompt, prompt_length=view.length, generation=generation, reward=jnp.zeros(generation.length.shape)
-    )
+    trajectory = Trajectory(prompt=view.prompt, prompt_length=view.length, generation=generation, reward=jnp.zeros(generation.length.shape))
     return trajectory, bank_PG, count_operations(kind_PG2, status_PG2)
 
 
@@ -200,13 +198,9 @@ def replay(
             time=conversations.fact_time[:, t],
         )
         tasks = ManagerTask(bank=bank_C, fact=fact, questions=None, asked=None, dates=dates)
-        _, after_C1, counts = manage(
-            params, tasks, jax.random.fold_in(key, t), language, config, group_size=1, sampling=sampling
-        )
+        _, after_C1, counts = manage(params, tasks, jax.random.fold_in(key, t), language, config, group_size=1, sampling=sampling)
         said = fact.length > 0
-        bank_C = jax.tree.map(
-            lambda new, old: jnp.where(said.reshape(-1, *[1] * (old.ndim - 1)), new[:, 0], old), after_C1, bank_C
-        )
+        bank_C = jax.tree.map(lambda new, old: jnp.where(said.reshape(-1, *[1] * (old.ndim - 1)), new[:, 0], old), after_C1, bank_C)
         return bank_C, counts
 
     bank_C, counts_T = jax.lax.scan(turn, empty, jnp.arange(num_facts))

@@ -1,0 +1,98 @@
+"""The host loop: draw a batch, run the compiled step, log, save. Everything that learns is in `step`.
+
+A run leaves in its folder `metrics.jsonl` (one line a step) and `checkpoints/`; started again it continues from the newest checkpoint
+that verifies, with the same batches as if it had never stopped.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from mr1jax import checkpoint
+from mr1jax.agents.prompts import Language
+from mr1jax.agents.tasks import take
+from mr1jax.config import Config
+from mr1jax.data.loader import Loader, make_loader
+from mr1jax.sharding import make_mesh, state_sharding
+from mr1jax.model.transformer import logical_axes
+from mr1jax.step import Tasks, compile_train_step, init_state
+from mr1jax.structs import PyTree, TrainState
+
+Record = dict[str, float]
+
+
+def train(
+    config: Config,
+    params: dict[str, PyTree],
+    tasks: Tasks,
+    language: Language,
+    folder: Path | None = None,
+    *,
+    save_every: int = 50,
+    description: str = "train",
+) -> tuple[TrainState, list[Record], int]:
+    """Trains one agent for `config.steps` steps.
+
+    params: {"manager": tree, "answerer": tree}; both are copied, so the caller's stay usable. tasks: numpy, a leading axis of tasks.
+    folder: where to log and save; None keeps nothing. Returns (state, one record a step, number of compilations).
+    """
+    mesh = make_mesh(config.mesh)
+    # The step donates its state: what the caller gave must be a copy, and so must two agents that start from one tree.
+    own = {agent: jax.tree.map(lambda x: np.array(x), tree) for agent, tree in params.items()}
+    state = init_state(config, own, jax.random.key(config.seed))
+    state = jax.device_put(state, state_sharding(state, logical_axes(own[config.agent]), mesh))
+    step = compile_train_step(config, mesh, state)
+    num_tasks = len(jax.tree.leaves(tasks)[0])
+    loader = make_loader(range(num_tasks), lambda i: take(tasks, i), batch_size=config.prompts_per_step, seed=config.seed)
+    records: list[Record] = []
+    if folder is not None:
+        state, records = _resume(folder, config, state, loader)
+    with _log(folder, records) as write:
+        for number in tqdm(range(int(state.step), config.steps), desc=description, initial=int(state.step), total=config.steps):
+            started = time.monotonic()
+            state, metrics = step(state, next(loader), language)
+            record = {"step": number + 1} | {name: float(value) for name, value in sorted(metrics.items())}
+            _require_finite(record)
+            record["seconds"] = time.monotonic() - started
+            records.append(record)
+            write(record)
+            if folder is not None and ((number + 1) % save_every == 0 or number + 1 == config.steps):
+                extra = {"loader": loader.state(), **checkpoint.describe_run(config)}
+                checkpoint.save(folder / "checkpoints", number + 1, state, extra)
+    return state, records, step._cache_size()
+
+
+def _resume(folder: Path, config: Config, state: TrainState, loader: Loader) -> tuple[TrainState, list[Record]]:
+    """Continues from the newest sound checkpoint, if there is one: state, data cursor, and the log up to its step."""
+    if not checkpoint.saved_steps(folder / "checkpoints"):
+        return state, []
+    state, extra, step = checkpoint.restore(folder / "checkpoints", state)
+    checkpoint.require_same_config(extra, config)
+    loader.restore(extra["loader"])
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return state, [record for record in map(json.loads, lines) if record["step"] <= step]
+
+
+@contextlib.contextmanager
+def _log(folder: Path | None, records: list[Record]) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Opens `metrics.jsonl` with the records so far rewritten, and yields what appends one."""
+    if folder is None:
+        yield lambda record: None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "metrics.jsonl").open("w", buffering=1) as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+        yield lambda record: file.write(json.dumps(record) + "\n") and None
+
+
+def _require_finite(record: Record) -> None:
+    bad = [name for name, value in record.items() if not np.isfinite(value)]
+    if bad:
+        raise FloatingPointError(f"{bad[0]} is {record[bad[0]]} at step {record['step']}; lower optimizer.learning_rate and start again")
