@@ -166,11 +166,14 @@ class Config:
 
     agent: Agent = "answerer"  # which agent trains; the other is frozen
     data: Literal["memdial", "locomo"] = "memdial"
+    conversations: int = 128  # of the training split, that tasks are drawn from
     steps: int = 60
     prompts_per_step: int = 16
     group_size: int = 8
     questions_per_state: int = 4  # asked of the bank that each candidate operation leaves (Manager only)
     seed: int = 0
+    manager_from: str = ""  # folder of a run whose trained Manager to start from; empty: the shipped warm start
+    answerer_from: str = ""  # the same for the Answer Agent
     model: ModelConfig = field(default_factory=ModelConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     manager: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=128, response_length=40)
@@ -183,7 +186,7 @@ class Config:
     def __post_init__(self):
         require(self.agent in AGENTS, f"Config.agent is {self.agent!r}; choose 'manager' or 'answerer'")
         require(self.data in ("memdial", "locomo"), f"Config.data is {self.data!r}; choose 'memdial' or 'locomo'")
-        _require_positive(self, "steps", "prompts_per_step", "group_size", "questions_per_state")
+        _require_positive(self, "conversations", "steps", "prompts_per_step", "group_size", "questions_per_state")
         _require_between(self, 0, 2**31 - 1, "seed")
         shards = self.mesh.data * self.mesh.fsdp
         require(

@@ -6,7 +6,7 @@ one shape. Tables and files are the business of `report`.
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,6 +30,8 @@ from mr1jax.text.tokenizer import ByteTable
 
 OPERATIONS = ("add", "update", "delete", "noop", "refused")
 METRICS = ("em", "f1", "bleu1")  # those of the paper's tables, as its harness computes them
+
+TextOf = Callable[[np.ndarray, int], str]  # of a row of tokens and its length
 
 _GREEDY_KEY = 0  # greedy decoding draws nothing; the sampler wants a key all the same
 
@@ -105,9 +107,7 @@ def build_banks(params: PyTree, conversations: Conversation, language: Language,
 
 def append_only_banks(conversations: Conversation, language: Language, config: Config) -> Memories:
     """ADDs every fact as it was said, without a Manager; what a full bank does with one more is `config.bank.when_full`."""
-    facts = NewFact(
-        conversations.fact_tokens, conversations.fact_length, conversations.fact_speaker, conversations.fact_time
-    )
+    facts = NewFact(conversations.fact_tokens, conversations.fact_length, conversations.fact_speaker, conversations.fact_time)
     said_C = np.sum(conversations.fact_length > 0, axis=1)
     added_C = np.minimum(said_C, config.bank.num_slots) if config.bank.when_full == "reject" else said_C
     counts = {"add": int(added_C.sum()), "refused": int((said_C - added_C).sum())}
@@ -220,7 +220,7 @@ def _at(tree: PyTree, index: int) -> PyTree:
     return jax.tree.map(lambda x: x[index], tree)
 
 
-def _reader(table: ByteTable):
+def _reader(table: ByteTable) -> TextOf:
     """Returns what turns a row of tokens and its length into text, without the space that a tokenizer may put first."""
     offset, data = np.asarray(table.offset), np.asarray(table.data).tobytes()
 
@@ -230,7 +230,7 @@ def _reader(table: ByteTable):
     return text_of
 
 
-def _read_answer(reply: _Replies, bank: MemoryBank, told: Conversation, conversation: int, number: int, text_of) -> Answer:
+def _read_answer(reply: _Replies, bank: MemoryBank, told: Conversation, conversation: int, number: int, text_of: TextOf) -> Answer:
     """Turns one reply into text and scores it. `told` is the conversation, `number` the question's place in it."""
     slots = [slot for slot in reply.slot if slot != NO_SLOT]
     texts = [text_of(bank.tokens[slot], bank.length[slot]) for slot in slots]

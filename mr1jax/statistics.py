@@ -41,7 +41,7 @@ def paired_test(scores_a: ArrayLike, scores_b: ArrayLike, clusters: ArrayLike, s
         p = (1 + number of drawn e with T(e) >= T(1, ..., 1)) / (1 + num_draws)
 
     If a and b are alike, then a conversation's difference might as well have had the other sign. With C conversations that all agree
-    p is about 2 ** (1 - C), and cannot be less. Source: Phipson and Smyth (arXiv 1603.05766), section 4, for the 1 that is added.
+    p is about 2 ** (1 - C), and cannot be less. Source: Phipson and Smyth (arXiv 1603.05766) for the 1 that is added.
 
     scores_a, scores_b: float[Q]; clusters: int[Q].
     """

@@ -20,8 +20,8 @@ from mr1jax.agents.prompts import Language
 from mr1jax.agents.tasks import take
 from mr1jax.config import Config
 from mr1jax.data.loader import Loader, make_loader
-from mr1jax.sharding import make_mesh, state_sharding
 from mr1jax.model.transformer import logical_axes
+from mr1jax.sharding import make_mesh, state_sharding
 from mr1jax.step import Tasks, compile_train_step, init_state
 from mr1jax.structs import PyTree, TrainState
 

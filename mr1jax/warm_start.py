@@ -149,13 +149,13 @@ def lesson_batches(encoder: LessonEncoder, config: Config, warm: WarmStartConfig
 
         def answer(index, most=most, stage=stage):
             rng = random.Random(f"answer/{warm.seed}/{stage}/{index}")
-            draw = lambda: lessons.answer_lesson(rng, NUM_WORLDS, rng.randint(max(1, most // 2), most), warm.questions, num_slots)
-            return _first(lambda: encoder.answer(draw()))
+            shown = rng.randint(max(1, most // 2), most)
+            return _first(lambda: encoder.answer(lessons.answer_lesson(rng, NUM_WORLDS, shown, warm.questions, num_slots)))
 
         def decision(index, stage=stage):
             rng = random.Random(f"decision/{warm.seed}/{stage}/{index}")
-            draw = lambda: lessons.manager_lesson(rng, NUM_WORLDS, config.manager.num_retrieved, num_slots)
-            return _first(lambda: encoder.decision(draw()))
+            shown = config.manager.num_retrieved
+            return _first(lambda: encoder.decision(lessons.manager_lesson(rng, NUM_WORLDS, shown, num_slots)))
 
         steps = round(share * warm.steps)
         answers = make_loader(range(steps * warm.contexts), answer, batch_size=warm.contexts, seed=warm.seed)

@@ -11,7 +11,7 @@ from flax import struct
 
 from mr1jax.agents import answerer, manager
 from mr1jax.agents.answerer import AskedQuestion
-from mr1jax.agents.manager import MAX_OPERATIONS, NewFact
+from mr1jax.agents.manager import NewFact
 from mr1jax.agents.prompts import Dates, Language
 from mr1jax.config import GREEDY, AgentConfig, Config, SamplingConfig
 from mr1jax.memory.bank import apply_operations, fill, init_bank

@@ -71,15 +71,13 @@ def fill_banks(rows: NewFact, table: ByteTable, config: BankConfig) -> MemoryBan
     """ADDs facts [n, T] in order to n empty banks, in chunks of one shape; a fact of length 0 adds nothing."""
     total = len(rows.length)
     padded = jax.tree.map(lambda x: np.concatenate([x, np.zeros((-total % _CHUNK, *x.shape[1:]), x.dtype)]), rows)
-    chunks = [
-        jax.device_get(_fill_chunk(jax.tree.map(lambda x: x[start : start + _CHUNK], padded), table, config))
-        for start in range(0, total, _CHUNK)
-    ]
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *chunks)
+    chunks = [take(padded, slice(start, start + _CHUNK)) for start in range(0, total, _CHUNK)]
+    banks = [jax.device_get(_fill_chunk(chunk, table, config)) for chunk in chunks]
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *banks)
 
 
-def take(tasks: PyTree, index: int) -> PyTree:
-    """Reads one task of many."""
+def take(tasks: PyTree, index: int | slice) -> PyTree:
+    """Reads one task of many, or a slice of them."""
     return jax.tree.map(lambda x: x[index], tasks)
 
 

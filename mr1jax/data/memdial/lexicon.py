@@ -5,11 +5,14 @@ them and a model can only copy them, never know them. Common things (jobs, food,
 Both are dealt to train, validation and test by a hash of the word, so a value seen in training is never a gold answer in a test.
 """
 
+import functools
 import hashlib
 import random
 
 SPLITS = ("train", "validation", "test")
 _DEAL = ("train",) * 6 + ("validation",) + ("test",) * 3  # of every ten words
+
+_FEWEST = 3  # words of a kind that a split needs, so that a value can change and change again
 
 _ONSETS = "b br ch d dr f g gr h j k kl l m n p pl r s sh st t tr v w z".split()
 _VOWELS = "a e i o u ai ea oo".split()
@@ -66,6 +69,7 @@ VALUE_KINDS = ("proper", *COMMON)
 MONTHS = "January February March April May June July August September October November December".split()
 
 
+@functools.cache
 def split_of(word: str) -> str:
     """The one split that a word may appear in as a name or an answer."""
     return _DEAL[hashlib.sha256(word.lower().encode()).digest()[0] % len(_DEAL)]
@@ -79,6 +83,8 @@ def draw_value(kind: str, split: str, rng: random.Random) -> str:
     """A value of a kind that belongs to the split: "proper" is made of two or three syllables, the others are listed words."""
     if kind not in VALUE_KINDS:
         raise ValueError(f"{kind!r} is no kind of value; choose one of {', '.join(VALUE_KINDS)}")
+    if kind != "proper" and sum(split_of(word) == split for word in set(COMMON[kind])) < _FEWEST:
+        kind = "proper"  # the hash dealt this split too few: validation has no sport of its own
     while True:
         if kind == "proper":
             word = "".join(_syllable(rng) for _ in range(rng.choice((2, 2, 3)))).capitalize()

@@ -16,7 +16,9 @@ from mr1jax.data.memdial import wordings as say
 from mr1jax.data.memdial.world import MULTI_HOP, NO_ANSWER, TEMPORAL
 from mr1jax.data.records import Question, Record
 
-_STOP_WORDS = frozenset("a an the is of in to it has have had was and with about what when where which who did does do you know can tell me name called".split())
+_STOP_WORDS = frozenset(
+    "a an the is of in to it has have had was and with about what when where which who did does do you know can tell me name called".split()
+)
 _LEMMA = {event.past.split()[0]: event.base.split()[0] for event in say.EVENTS}
 
 # How often the heuristic does what, by kind of fact. "replace" is DELETE and ADD together.

@@ -1,0 +1,15 @@
+"""Question:  what does GRPO teach the answerer?
+Command:   make train EXP=grpo_answer
+"""
+
+from mr1jax.config import Config, LossConfig, OptimizerConfig
+
+
+def get_config() -> Config:
+    return Config(
+        agent="answerer",
+        conversations=256,
+        steps=150,
+        loss=LossConfig(algorithm="grpo"),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+    )

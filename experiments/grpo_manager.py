@@ -1,0 +1,15 @@
+"""Question:  what does GRPO teach the manager?
+Command:   make train EXP=grpo_manager
+"""
+
+from mr1jax.config import Config, LossConfig, OptimizerConfig
+
+
+def get_config() -> Config:
+    return Config(
+        agent="manager",
+        conversations=256,
+        steps=150,
+        loss=LossConfig(algorithm="grpo"),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+    )

@@ -1,0 +1,114 @@
+"""The command line: arguments only. What a user got wrong comes back as one sentence on standard error and exit status 2."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from mr1jax.config import Config, require
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+USER_ERROR = 2
+
+Positional = tyro.conf.Positional
+
+
+def load_experiment(name: str):
+    """Imports the file of experiments/ with this name; raises ValueError naming those there are."""
+    names = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
+    require(name in names, f"there is no experiment {name!r}; choose one of {', '.join(names)}")
+    spec = importlib.util.spec_from_file_location(f"experiments.{name}", EXPERIMENTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def demo(folder: Path = Path("runs/demo"), eval_seed: int = 0) -> None:
+    """Trains both agents from the shipped start and compares them on conversations of people nobody has seen.
+
+    Args:
+      folder: where the report goes.
+      eval_seed: which draw of the unseen world to evaluate on.
+    """
+    from mr1jax.demo import run_demo
+
+    experiment = load_experiment("demo")
+    run_demo(experiment.answerer(), experiment.manager(), folder, eval_seed)
+
+
+def data(name: Positional[Literal["memdial", "locomo"]], data_dir: Path = Path("data")) -> None:
+    """Builds a data set. LoCoMo is read from LOCOMO_JSON=path, or downloaded."""
+    from mr1jax.data.datasets import build_dataset
+
+    builder = build_dataset(name, data_dir)
+    for split, info in builder.info.splits.items():
+        print(f"{name} {split}: {info.num_examples} conversations")
+
+
+def evaluate(
+    experiment: Positional[str],
+    data: Literal["memdial", "locomo"] = "memdial",
+    data_dir: Path = Path("data"),
+    runs: Path = Path("runs"),
+    facts: Literal["observations", "turns"] = "observations",
+    captions: bool = True,
+    eval_seed: int = 0,
+) -> None:
+    """Evaluates what an experiment trained, beside the warm start, on memdial's test split or on LoCoMo's 1,307 test questions.
+
+    Args:
+      experiment: a file of experiments/ that has been trained into its folder of runs.
+      facts: what goes through the Manager on LoCoMo: its observation sentences, or the turns themselves.
+      captions: whether a turn includes the caption of its image.
+      eval_seed: of the intervals.
+    """
+    from mr1jax.benchmark import run_benchmark
+
+    config = load_experiment(experiment).get_config()
+    source = data if data == "memdial" or facts == "observations" else ("locomo/turns" if captions else "locomo/turns_no_captions")
+    run_benchmark(config, runs / experiment, source, data_dir, eval_seed)
+
+
+def warm_start(assets: Path = Path("assets"), steps: int | None = None) -> None:
+    """Trains tokenizer and warm start from nothing and writes them to `assets`; takes an hour or more on two cores."""
+    from mr1jax.warm_start import WarmStartConfig, warm_start
+
+    warm_start(Config(), WarmStartConfig() if steps is None else WarmStartConfig(steps=steps), assets)
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Trains an experiment: its file gives the configuration, the other arguments change fields of it."""
+    from mr1jax.experiment import run_experiment
+
+    require(bool(arguments) and not arguments[0].startswith("-"), "name an experiment, as in: mr1jax train grpo_answer")
+    name, *overrides = arguments
+    experiment = load_experiment(name)
+    config = tyro.cli(
+        tyro.conf.configure(tyro.conf.FlagConversionOff)(Config),
+        prog=f"mr1jax train {name}",
+        description=experiment.__doc__,
+        default=experiment.get_config(),
+        args=overrides,
+    )
+    run_experiment(config, Path("runs") / name)
+
+
+COMMANDS = {"demo": demo, "data": data, "eval": evaluate, "warm-start": warm_start}
+
+
+def main() -> None:
+    """Runs the command that the arguments name."""
+    arguments = sys.argv[1:]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        if arguments[:1] == ["train"]:
+            train(arguments[1:])
+        else:
+            tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="mr1jax", args=arguments)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"mr1jax: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)

@@ -1,0 +1,83 @@
+"""What a run needs before its first step: the tokenizer and what it implies, parameters to start from, conversations, tasks.
+
+Host only. Everything a user can get wrong is checked here, before anything compiles.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from mr1jax.agents.prompts import Language, make_language
+from mr1jax.agents.tasks import answer_tasks, ask_at_end, manager_tasks
+from mr1jax.config import AGENTS, Config, replace, require
+from mr1jax.data.episodes import EpisodeShape, encode_record, stack
+from mr1jax.data.records import Record
+from mr1jax.data.states import manager_states
+from mr1jax.evaluate import build_banks
+from mr1jax.model.transformer import init_params
+from mr1jax.model.weights import load_params
+from mr1jax.step import Tasks
+from mr1jax.structs import Conversation, PyTree
+from mr1jax.text.grammar import check_response_budget
+from mr1jax.text.packing import check_budget
+from mr1jax.text.tokenizer import SentencePieceTokenizer, Tokenizer
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+
+
+@dataclass(frozen=True)
+class Start:
+    """The configuration with the model's vocabulary filled in, both agents' parameters, and all that is known of text."""
+
+    config: Config
+    params: dict[str, PyTree]
+    tokenizer: Tokenizer
+    language: Language
+
+
+def load_start(config: Config, assets: Path = ASSETS) -> Start:
+    """Reads the shipped tokenizer and warm start, or what `config.manager_from` and `config.answerer_from` name.
+
+    Raises ValueError where a file is missing, damaged or of another model, and where a budget holds no response at all.
+    """
+    tokenizer = SentencePieceTokenizer(assets / "tokenizer.model")
+    config = replace(config, model=replace(config.model, vocab_size=tokenizer.vocab_size))
+    language = make_language(tokenizer, config.manager.num_retrieved)
+    for agent in AGENTS:
+        check_response_budget(f"{agent}.response_length", getattr(config, agent).response_length, getattr(language, agent))
+    shapes = jax.eval_shape(lambda: init_params(config.model, jax.random.key(0)))
+    runs = {"manager": config.manager_from, "answerer": config.answerer_from}
+    params = {agent: load_params(_weights(assets, agent, runs[agent]), shapes) for agent in AGENTS}
+    return Start(config, params, tokenizer, language)
+
+
+def _weights(assets: Path, agent: str, run: str) -> Path:
+    path = Path(run) / f"{agent}.safetensors" if run else assets / "warm_start.safetensors"
+    require(path.is_file(), f"there are no weights at {path}; " + (f"train a run with agent {agent} there" if run else "make warm-start"))
+    return path
+
+
+def encode(records: Sequence[Record], start: Start) -> Conversation:
+    """Encodes conversations in the smallest common shape; raises ValueError if a prompt budget cannot hold its fixed parts."""
+    config, language = start.config, start.language
+    shape = EpisodeShape.fit(records, start.tokenizer, slot_width=config.bank.slot_width)
+    phrases = language.phrases
+    line = phrases.date_mark.length + phrases.line_break.length + shape.date_width + shape.slot_width
+    instructions = int(phrases.memories.length)
+    check_budget("manager.prompt_length", config.manager.prompt_length, instructions + int(phrases.fact.length), int(line))
+    asked = int(phrases.line_break.length) + shape.question_width
+    check_budget("answerer.prompt_length", config.answerer.prompt_length, instructions + int(phrases.question.length), asked)
+    return stack([encode_record(record, start.tokenizer, shape) for record in records])
+
+
+def make_tasks(records: Sequence[Record], start: Start) -> Tasks:
+    """Makes what the configured agent trains on: facts at prebuilt banks, or questions to banks that the other agent, frozen, has built."""
+    config = start.config
+    conversations = encode(records, start)
+    if config.agent == "manager":
+        states = manager_states(records, config.bank.num_slots, config.questions_per_state, config.seed)
+        return manager_tasks(states, conversations, start.language, config)
+    memories = build_banks(start.params["manager"], conversations, start.language, config)
+    return answer_tasks(memories.banks, conversations, ask_at_end(conversations))
