@@ -100,7 +100,10 @@ def answer(
 def manage(
     params: PyTree, tasks: ManagerTask, key: Array, language: Language, config: Config, *, group_size: int, sampling: SamplingConfig
 ) -> tuple[Trajectory, MemoryBank, Metrics]:
-    """Lets the Manager treat P facts G times each, every time from the same bank. Returns the P x G banks that result; no reward yet."""
+    """Lets the Manager treat P facts G times each, every time from the same bank.
+
+    Returns the trajectory, with no reward yet; the P x G banks that result; and what each decision did, float32[P, G] a kind.
+    """
     num_terms, when_full = config.bank.num_terms, config.bank.when_full
     view = jax.vmap(lambda bank, fact, dates: manager.observe(bank, fact, dates, language, config.manager))(
         tasks.bank, tasks.fact, tasks.dates
@@ -121,18 +124,18 @@ def manage(
 
 
 def count_operations(kind: Array, status: Array) -> Metrics:
-    """Counts what was done, by kind: kind, status int32[..., MAX_OPERATIONS]. A decision that did nothing at all counts as one NOOP.
+    """Counts what each decision did, by kind: kind, status int32[..., MAX_OPERATIONS] to float32[...].
 
-    Refused operations count apart, by no kind.
+    A decision that did nothing at all counts as one NOOP. Refused operations count apart, by no kind.
     """
     applied = status == OperationStatus.APPLIED
     counts = {
-        name.lower(): jnp.sum(applied & (kind == value), dtype=jnp.float32)
+        name.lower(): jnp.sum(applied & (kind == value), axis=-1, dtype=jnp.float32)
         for name, value in OperationKind.__members__.items()
         if value != OperationKind.NOOP
     }
     idle = jnp.all(kind == OperationKind.NOOP, axis=-1)
-    return counts | {"noop": jnp.sum(idle, dtype=jnp.float32), "refused": jnp.sum(~applied, dtype=jnp.float32)}
+    return counts | {"noop": idle.astype(jnp.float32), "refused": jnp.sum(~applied, axis=-1, dtype=jnp.float32)}
 
 
 def answer_rollout(params: Params, tasks: AnswerTask, key: Array, language: Language, config: Config) -> tuple[Trajectory, Metrics]:
@@ -147,13 +150,12 @@ def manager_rollout(params: Params, tasks: ManagerTask, key: Array, language: La
     left, gets exactly right (eq. 4 of the paper, averaged over the questions linked to the state).
     """
     manager_key, answer_key = jax.random.split(key)
-    trajectory, bank_PG, metrics = manage(
+    trajectory, bank_PG, counts_PG = manage(
         params["manager"], tasks, manager_key, language, config, group_size=config.group_size, sampling=config.sampling
     )
     reward_PG = ask(params["answerer"], bank_PG, tasks, answer_key, language, config)
     # A share for the log, whatever the batch: how often each kind is chosen.
-    decisions = trajectory.generation.length.size
-    shares = {f"share_{name}": count / decisions for name, count in metrics.items()}
+    shares = {f"share_{name}": jnp.mean(count_PG) for name, count_PG in counts_PG.items()}
     shares |= {
         "reward": jnp.mean(reward_PG),
         "response_tokens": jnp.mean(trajectory.generation.length, dtype=jnp.float32),
@@ -198,10 +200,10 @@ def replay(
             time=conversations.fact_time[:, t],
         )
         tasks = ManagerTask(bank=bank_C, fact=fact, questions=None, asked=None, dates=dates)
-        _, after_C1, counts = manage(params, tasks, jax.random.fold_in(key, t), language, config, group_size=1, sampling=sampling)
+        _, after_C1, counts_C1 = manage(params, tasks, jax.random.fold_in(key, t), language, config, group_size=1, sampling=sampling)
         said = fact.length > 0
         bank_C = jax.tree.map(lambda new, old: jnp.where(said.reshape(-1, *[1] * (old.ndim - 1)), new[:, 0], old), after_C1, bank_C)
-        return bank_C, counts
+        return bank_C, {name: jnp.sum(jnp.where(said, count_C1[:, 0], 0.0)) for name, count_C1 in counts_C1.items()}
 
     bank_C, counts_T = jax.lax.scan(turn, empty, jnp.arange(num_facts))
     return bank_C, jax.tree.map(jnp.sum, counts_T)
