@@ -4,6 +4,8 @@
 log-probabilities agree to rounding, and the importance ratio of the loss starts at 1.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -69,20 +71,35 @@ def generate(
     last_PD, cache = transformer.prefill(config, params, prompt_PL, length_P)
     key_PG = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(P * G)).reshape(P, G)
 
-    def draw(rollout: _Rollout, hidden_PGD: Array) -> _Rollout:
+    def write(rollout: _Rollout, hidden_PGD: Array) -> _Rollout:
         logits_PGV = transformer.logits(config, params, hidden_PGD)
         legal_PGV = _legal(grammar, rollout.grammar_state, R - rollout.r, config.vocab_size)
-        token_PG, log_prob_PG = _draw(logits_PGV, legal_PGV, key_PG, rollout.r, sampling)
+        step_key_PG = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(key_PG, rollout.r)
+        token_PG, log_prob_PG = jax.vmap(jax.vmap(partial(draw, sampling=sampling)))(logits_PGV, legal_PGV, step_key_PG)
         return _record(rollout, token_PG, log_prob_PG, transformer.values(config, params, hidden_PGD), grammar, eos_id)
 
-    def read_then_draw(rollout: _Rollout) -> _Rollout:
+    def read_then_write(rollout: _Rollout) -> _Rollout:
         token_PG = jax.lax.dynamic_index_in_dim(rollout.generation.tokens, rollout.r - 1, axis=2, keepdims=False)
         hidden_PGD, response_cache = transformer.decode(config, params, cache, rollout.cache, token_PG, rollout.r - 1)
-        return draw(rollout.replace(cache=response_cache), hidden_PGD)
+        return write(rollout.replace(cache=response_cache), hidden_PGD)
 
-    rollout = draw(_start(config, P, G, R, grammar), jnp.broadcast_to(last_PD[:, None], (P, G, config.d_model)))
-    rollout = jax.lax.while_loop(lambda rollout: (rollout.r < R) & ~jnp.all(rollout.done), read_then_draw, rollout)
+    rollout = write(_start(config, P, G, R, grammar), jnp.broadcast_to(last_PD[:, None], (P, G, config.d_model)))
+    rollout = jax.lax.while_loop(lambda rollout: (rollout.r < R) & ~jnp.all(rollout.done), read_then_write, rollout)
     return rollout.generation
+
+
+def draw(logits_V: Array, legal_V: Array, key: Array, *, sampling: SamplingConfig) -> tuple[Array, Array]:
+    """Draws one legal token by temperature, top-k and top-p; the likeliest at temperature 0.
+
+    Returns int32[] and the float32[] log-probability under the distribution it was drawn from; at temperature 0, under that of temperature 1.
+    """
+    logits_V = _masked_logits(logits_V, legal_V, sampling.temperature or 1.0)
+    if sampling.temperature == 0:
+        token = jnp.argmax(logits_V)
+    else:
+        logits_V = _keep_top_p(_keep_top_k(logits_V, sampling.top_k), sampling.top_p)
+        token = jax.random.categorical(key, logits_V)
+    return token.astype(jnp.int32), jax.nn.log_softmax(logits_V)[token]
 
 
 def score(
@@ -129,36 +146,22 @@ def _masked_logits(logits: Array, legal: Array, temperature: float) -> Array:
     return jnp.where(legal, logits / temperature, _ILLEGAL)
 
 
-def _draw(logits_PGV: Array, legal_PGV: Array, key_PG: Array, r: Array, sampling: SamplingConfig) -> tuple[Array, Array]:
-    """Draws one token a row. Returns it and its log-probability."""
-    logits_PGV = _masked_logits(logits_PGV, legal_PGV, sampling.temperature or 1.0)
-    if sampling.temperature == 0:
-        token_PG = jnp.argmax(logits_PGV, axis=-1)
-    else:
-        logits_PGV = _keep_top_p(_keep_top_k(logits_PGV, sampling.top_k), sampling.top_p)
-        step_key_PG = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(key_PG, r)
-        token_PG = jax.vmap(jax.vmap(jax.random.categorical))(step_key_PG, logits_PGV)
-    log_prob_PG = jnp.take_along_axis(jax.nn.log_softmax(logits_PGV), token_PG[..., None], axis=-1)[..., 0]
-    return token_PG.astype(jnp.int32), log_prob_PG
-
-
-def _keep_top_k(logits_PGV: Array, top_k: int) -> Array:
+def _keep_top_k(logits_V: Array, top_k: int) -> Array:
     """Keeps the k likeliest tokens, and all that tie with the last of them. 0 keeps everything."""
-    if top_k == 0 or top_k >= logits_PGV.shape[-1]:
-        return logits_PGV
-    least_PG1 = jax.lax.top_k(logits_PGV, top_k)[0][..., -1:]
-    return jnp.where(logits_PGV >= least_PG1, logits_PGV, _ILLEGAL)
+    if top_k == 0 or top_k >= logits_V.shape[0]:
+        return logits_V
+    return jnp.where(logits_V >= jax.lax.top_k(logits_V, top_k)[0][-1], logits_V, _ILLEGAL)
 
 
-def _keep_top_p(logits_PGV: Array, top_p: float) -> Array:
-    """Keeps the fewest likeliest tokens whose probabilities reach p (arXiv 1904.09751, section 3.1), and ties with the last."""
+def _keep_top_p(logits_V: Array, top_p: float) -> Array:
+    """Keeps the fewest likeliest tokens whose probabilities reach p (arXiv 1904.09751, section 3.1), and ties with the last of them."""
     if top_p == 1.0:
-        return logits_PGV
-    ordered_PGV = jnp.flip(jnp.sort(logits_PGV, axis=-1), axis=-1)
-    prob_PGV = jax.nn.softmax(ordered_PGV)
-    before_PGV = jnp.cumsum(prob_PGV, axis=-1) - prob_PGV  # what the likelier tokens reach without this one
-    least_PG1 = jnp.min(jnp.where(before_PGV < top_p, ordered_PGV, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits_PGV >= least_PG1, logits_PGV, _ILLEGAL)
+        return logits_V
+    ordered_V = jnp.sort(logits_V, descending=True)
+    prob_V = jax.nn.softmax(ordered_V)
+    before_V = jnp.cumsum(prob_V) - prob_V  # what the likelier tokens reach without this one
+    least = jnp.min(jnp.where(before_V < top_p, ordered_V, jnp.inf))
+    return jnp.where(logits_V >= least, logits_V, _ILLEGAL)
 
 
 def _start(config: ModelConfig, P: int, G: int, R: int, grammar: Grammar | None) -> _Rollout:
