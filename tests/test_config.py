@@ -51,6 +51,7 @@ OUT_OF_RANGE = {
     Config: {
         "agent": ("oracle",),
         "data": ("babi",),
+        "conversations": COUNT,
         "steps": COUNT,
         "prompts_per_step": COUNT,
         "group_size": COUNT,
@@ -63,8 +64,8 @@ CASES = [(cls, name, value) for cls, fields in OUT_OF_RANGE.items() for name, va
 
 
 def is_free(field):
-    """Tells whether a field has no wrong value of its type: a switch, or a configuration that checks itself."""
-    return field.type in (bool, *OUT_OF_RANGE)
+    """Tells whether a field has no wrong value of its type: a switch, a folder, or a configuration that checks itself."""
+    return field.type in (bool, str, *OUT_OF_RANGE)
 
 
 @pytest.mark.parametrize(("cls", "name", "value"), CASES, ids=lambda part: getattr(part, "__name__", str(part)))
