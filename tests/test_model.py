@@ -19,7 +19,7 @@ LENGTH_P = np.array([7, 4], np.int32)
 
 def random_params(config):
     """Draws parameters in which nothing is left at zero or one: biases, norms and value head count too."""
-    params = transformer.init_params(config, jax.random.key(0))
+    params = jitted(transformer.init_params, config)(jax.random.key(0))
     noise = np.random.default_rng(1)
     return jax.tree.map(lambda x: x + 0.1 * noise.standard_normal(x.shape).astype(np.float32), params)
 
@@ -208,7 +208,7 @@ def test_parameters_are_counted():
 def test_a_fresh_model_knows_nothing_yet_and_no_more():
     """Oracle: the entropy of guessing. The mean loss of a fresh model is within a nat of log V, and its values are 0."""
     config = ModelConfig(vocab_size=512, num_layers=2)
-    params = transformer.init_params(config, jax.random.key(4))
+    params = jitted(transformer.init_params, config)(jax.random.key(4))
     tokens = np.random.default_rng(5).integers(1, 512, (4, 1, 30), np.int32)
     hidden = jitted(transformer.response_hidden, config)(params, tokens[:, 0], np.full(4, 30, np.int32), tokens)
     log_prob = jnp.take_along_axis(jax.nn.log_softmax(transformer.logits(config, params, hidden)), tokens[..., None], axis=-1)

@@ -14,7 +14,7 @@ CONFIG = ModelConfig(vocab_size=16, d_model=8, num_layers=2, num_heads=2, num_kv
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.device_get(transformer.init_params(CONFIG, jax.random.key(0)))
+    return jax.device_get(jax.jit(transformer.init_params, static_argnums=0)(CONFIG, jax.random.key(0)))
 
 
 def abstract_params(config):

@@ -91,7 +91,7 @@ def generate(
 def draw(logits_V: Array, legal_V: Array, key: Array, *, sampling: SamplingConfig) -> tuple[Array, Array]:
     """Draws one legal token by temperature, top-k and top-p; the likeliest at temperature 0.
 
-    Returns int32[] and the float32[] log-probability under the distribution it was drawn from; at temperature 0, under that of temperature 1.
+    Returns int32[] and its float32[] log-probability under the distribution it was drawn from, which at temperature 0 is read as 1.
     """
     logits_V = _masked_logits(logits_V, legal_V, sampling.temperature or 1.0)
     if sampling.temperature == 0:
