@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 from mr1jax import evaluate, locomo_report, report
 from mr1jax.config import AgentConfig, BankConfig, Config, replace, require
@@ -41,7 +42,7 @@ def run_benchmark(config: Config, folder: Path, source: str, data_dir: Path, see
     conversations = encode(records, start)
     rows = {report.BASELINE: _row(start, conversations, seed), report.TRAINED: _row(trained, conversations, seed)}
     p_value = evaluate.p_value(rows[report.TRAINED], rows[report.BASELINE], seed)
-    common = dict(seed=seed, seconds=time.monotonic() - started, compilations=evaluate.compilations(), p_value=p_value)
+    common: Any = dict(seed=seed, seconds=time.monotonic() - started, compilations=evaluate.compilations(), p_value=p_value)
     out = folder / f"eval_{source.replace('/', '_')}"
     if source == "memdial":
         report.print_table(rows)

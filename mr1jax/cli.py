@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -13,8 +13,6 @@ from mr1jax.config import Config, require
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 USER_ERROR = 2
-
-Positional = tyro.conf.Positional
 
 
 def load_experiment(name: str):
@@ -40,7 +38,7 @@ def demo(folder: Path = Path("runs/demo"), eval_seed: int = 0) -> None:
     run_demo(experiment.answerer(), experiment.manager(), folder, eval_seed)
 
 
-def data(name: Positional[Literal["memdial", "locomo"]], data_dir: Path = Path("data")) -> None:
+def data(name: Annotated[Literal["memdial", "locomo"], tyro.conf.Positional], data_dir: Path = Path("data")) -> None:
     """Builds a data set. LoCoMo is read from LOCOMO_JSON=path, or downloaded."""
     from mr1jax.data.datasets import build_dataset
 
@@ -50,7 +48,7 @@ def data(name: Positional[Literal["memdial", "locomo"]], data_dir: Path = Path("
 
 
 def evaluate(
-    experiment: Positional[str],
+    experiment: Annotated[str, tyro.conf.Positional],
     data: Literal["memdial", "locomo"] = "memdial",
     data_dir: Path = Path("data"),
     runs: Path = Path("runs"),
@@ -97,7 +95,7 @@ def train(arguments: Sequence[str]) -> None:
     run_experiment(config, Path("runs") / name)
 
 
-COMMANDS = {"demo": demo, "data": data, "eval": evaluate, "warm-start": warm_start}
+COMMANDS: dict[str, Any] = {"demo": demo, "data": data, "eval": evaluate, "warm-start": warm_start}
 
 
 def main() -> None:

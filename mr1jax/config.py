@@ -4,6 +4,7 @@ The message always names the field, its value and what to do; the command line p
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,7 +21,7 @@ def require(condition: bool, message: str) -> None:
 def _require_positive(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        require(value > 0, f"{type(config).__name__}.{name} is {value}; it must be greater than 0")
+        require(0 < value < math.inf, f"{type(config).__name__}.{name} is {value}; it must be a number greater than 0")
 
 
 def _require_between(config: object, low: float, high: float, *names: str) -> None:
@@ -55,6 +56,7 @@ class ModelConfig:
             self.num_heads % self.num_kv_heads == 0,
             f"ModelConfig.num_heads is {self.num_heads}, which num_kv_heads {self.num_kv_heads} does not divide; choose a divisor",
         )
+        require(self.dtype in ("float32", "bfloat16"), f"ModelConfig.dtype is {self.dtype!r}; choose 'float32' or 'bfloat16'")
         require(self.head_dim % 2 == 0, f"ModelConfig.head_dim is {self.head_dim}; rotary embedding needs an even number")
 
 
@@ -141,7 +143,9 @@ class OptimizerConfig:
     def __post_init__(self):
         _require_positive(self, "learning_rate", "max_grad_norm")
         _require_between(self, 0, 10**9, "warmup_steps", "weight_decay")
-        _require_between(self, 0.0, 1.0, "b1", "b2")
+        for name in ("b1", "b2"):  # at 1 the moments of Adam never forget their zero, and its update is 0 / 0
+            value = getattr(self, name)
+            require(0.0 <= value < 1.0, f"OptimizerConfig.{name} is {value}; it must be at least 0 and less than 1")
 
 
 @dataclass(frozen=True)
@@ -194,9 +198,11 @@ class Config:
             f"Config.prompts_per_step is {self.prompts_per_step}, which the {shards} devices of the data and fsdp axes do not divide; "
             f"use {max(shards, self.prompts_per_step // shards * shards)}",
         )
+        parts = shards * self.loss.num_minibatches
         require(
-            self.prompts_per_step % self.loss.num_minibatches == 0,
-            f"Config.prompts_per_step is {self.prompts_per_step}, which loss.num_minibatches {self.loss.num_minibatches} does not divide",
+            self.prompts_per_step % parts == 0,
+            f"Config.prompts_per_step is {self.prompts_per_step}, which loss.num_minibatches {self.loss.num_minibatches} times {shards} "
+            f"devices does not divide; use {max(parts, self.prompts_per_step // parts * parts)}",
         )
         require(
             self.loss.algorithm != "grpo" or self.group_size > 1,
@@ -204,7 +210,8 @@ class Config:
         )
         require(
             self.sampling.temperature > 0 and self.sampling.top_k == 0 and self.sampling.top_p == 1.0,
-            "Config.sampling must have temperature > 0, top_k 0 and top_p 1 for training: the loss scores the whole distribution",
+            f"Config.sampling has temperature {self.sampling.temperature}, top_k {self.sampling.top_k} and top_p {self.sampling.top_p}; "
+            "training scores the whole distribution: use a temperature above 0, top_k 0 and top_p 1",
         )
 
     @property

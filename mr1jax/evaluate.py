@@ -177,7 +177,7 @@ def p_value(row: Row, other: Row, seed: int) -> float:
 
 def compilations() -> int:
     """Counts how often the evaluation's two programs have been compiled in this process."""
-    return _replay._cache_size() + _answer._cache_size()
+    return _replay._cache_size() + _answer._cache_size()  # type: ignore[attr-defined]
 
 
 @functools.partial(jax.jit, static_argnames="config")

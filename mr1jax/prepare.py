@@ -49,7 +49,7 @@ def load_start(config: Config, assets: Path = ASSETS) -> Start:
         check_response_budget(f"{agent}.response_length", getattr(config, agent).response_length, getattr(language, agent))
     shapes = jax.eval_shape(lambda: init_params(config.model, jax.random.key(0)))
     runs = {"manager": config.manager_from, "answerer": config.answerer_from}
-    params = {agent: load_params(_weights(assets, agent, runs[agent]), shapes) for agent in AGENTS}
+    params: dict[str, PyTree] = {agent: load_params(_weights(assets, agent, runs[agent]), shapes) for agent in AGENTS}
     return Start(config, params, tokenizer, language)
 
 

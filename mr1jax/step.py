@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from mr1jax.agents.prompts import Language
 from mr1jax.agents.rollout import AnswerTask, ManagerTask, Metrics, answer_rollout, manager_rollout
-from mr1jax.config import Config
+from mr1jax.config import Config, replace
 from mr1jax.model.transformer import logical_axes
 from mr1jax.rl.advantages import dead_group_share, gae, group_advantage, token_reward, whiten
 from mr1jax.rl.losses import LossBatch, policy_loss
@@ -61,7 +61,7 @@ def train_step(state: TrainState, tasks: Tasks, language: Language, *, config: C
     metrics |= {name: value[0] if name == "ratio_gap" else jnp.mean(value) for name, value in updates.items()}
     metrics["dead_groups"] = dead_group_share(trajectory.reward)
     params = state.params | {config.agent: trained}
-    return state.replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
+    return replace(state, params=params, opt_state=opt_state, step=state.step + 1), metrics
 
 
 def make_loss_batch(trajectory: Trajectory, reference: PyTree | None, language: Language, config: Config) -> LossBatch:

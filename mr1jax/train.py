@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -66,7 +65,7 @@ def train(
             if folder is not None and ((number + 1) % save_every == 0 or number + 1 == config.steps):
                 extra = {"loader": loader.state(), **checkpoint.describe_run(config)}
                 checkpoint.save(folder / "checkpoints", number + 1, state, extra)
-    return state, records, step._cache_size()
+    return state, records, step._cache_size()  # type: ignore[attr-defined]
 
 
 def _resume(folder: Path, config: Config, state: TrainState, loader: Loader) -> tuple[TrainState, list[Record]]:
@@ -81,15 +80,16 @@ def _resume(folder: Path, config: Config, state: TrainState, loader: Loader) -> 
 
 
 @contextlib.contextmanager
-def _log(folder: Path | None, records: list[Record]) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Opens `metrics.jsonl` with the records so far rewritten, and yields what appends one."""
+def _log(folder: Path | None, records: list[Record]) -> Iterator[Callable[[Record], None]]:
+    """Opens `metrics.jsonl` with the records so far rewritten, and yields what appends one; without a folder, what forgets it."""
     if folder is None:
         yield lambda record: None
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "metrics.jsonl").open("w", buffering=1) as file:
-        file.writelines(json.dumps(record) + "\n" for record in records)
-        yield lambda record: file.write(json.dumps(record) + "\n") and None
+    with (folder / "metrics.jsonl").open("w", buffering=1) as file:  # a line at a time, so that a killed run leaves whole lines
+        for record in records:
+            print(json.dumps(record), file=file)
+        yield lambda record: print(json.dumps(record), file=file)
 
 
 def _require_finite(record: Record) -> None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from optax.contrib import MuonDimensionNumbers
 from tqdm import tqdm
 
 from mr1jax.agents.prompts import DATE_MARK, MARKERS, encode_exactly
@@ -39,12 +40,13 @@ DECISION_TOKENS = 96  # room for what the Manager sees in a lesson. The few less
 class WarmStartConfig:
     """How the warm start trains. A stage is (share of the steps, memories shown at most)."""
 
-    steps: int = 2200
+    steps: int = 1600
     contexts: int = 16  # of the Answer Agent, in a step
     questions: int = 8  # to a context
     decisions: int = 24  # of the Manager, in a step
-    learning_rate: float = 0.01  # of Muon; what is no matrix trains with a tenth by Adam
-    stages: tuple[tuple[float, int], ...] = ((0.1, 1), (0.15, 2), (0.2, 4), (0.55, 6))
+    learning_rate: float = 0.02  # of Muon, for the matrices of the layers
+    adam_learning_rate: float = 0.004  # for embedding, norms and biases
+    stages: tuple[tuple[float, int], ...] = ((0.08, 1), (0.12, 2), (0.2, 4), (0.6, 6))
     seed: int = 0
 
 
@@ -65,6 +67,27 @@ def imitation_loss(params: PyTree, batch: LessonBatch, config: ModelConfig) -> t
     loss_PGR = optax.softmax_cross_entropy_with_integer_labels(logits_PGRV, batch.response)
     right_PGR = (jnp.argmax(logits_PGRV, axis=-1) == batch.response) | ~batch.graded
     return masked_mean(loss_PGR, batch.graded), jnp.mean(jnp.all(right_PGR, axis=-1), dtype=jnp.float32)
+
+
+def make_optimizer(warm: WarmStartConfig) -> optax.GradientTransformation:
+    """Muon for the matrices of the layers, which are stacked along their first axis, and Adam for all else; warmed up, then a cosine."""
+    as_matrix = {name: MuonDimensionNumbers(1, 2) for name in ("gate", "up", "down")}
+    as_matrix |= {name: MuonDimensionNumbers(1, (2, 3)) for name in ("query", "key", "value")}
+    as_matrix |= {"output": MuonDimensionNumbers((1, 2), 3)}
+
+    def dimension_numbers(params: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(lambda path, _: as_matrix.get(path[-1].key), params)
+
+    def schedule(rate: float) -> optax.Schedule:
+        return optax.warmup_cosine_decay_schedule(0.0, rate, 60, warm.steps, 0.05 * rate)
+
+    muon = optax.contrib.muon(
+        schedule(warm.learning_rate),
+        adam_learning_rate=schedule(warm.adam_learning_rate),
+        adam_b2=0.98,
+        muon_weight_dimension_numbers=dimension_numbers,
+    )
+    return optax.chain(optax.clip_by_global_norm(1.0), muon)
 
 
 def make_update(config: ModelConfig, tx: optax.GradientTransformation) -> Callable:
@@ -102,7 +125,7 @@ class LessonEncoder:
     def answer(self, lesson: AnswerLesson) -> LessonBatch | None:
         """One context with its G replies, or None where one of them is too long."""
         prompt = [*self._marker("Memories:"), *self._marker("\n"), *(t for line in lesson.memories for t in self.line(line))]
-        pairs = []
+        pairs: list[tuple[list[int], list[int]]] = []
         for question, quoted, answer in lesson.replies:
             asked = [*self._marker("Question:"), *self._encode(question), *self._marker("\n")]
             reply = [*(t for line in quoted for t in self.line(line)), *self._marker("**Answer:**"), *self._encode(answer)]
@@ -122,7 +145,7 @@ class LessonEncoder:
             "delete": [*self._marker("DELETE"), *number],
             "replace": [*self._marker("DELETE"), *number, *self._marker("\n"), *self._marker("ADD:"), *text],
         }[lesson.kind]
-        pairs = [([], [*reply, self._tokenizer.eos_id])]
+        pairs: list[tuple[list[int], list[int]]] = [([], [*reply, self._tokenizer.eos_id])]
         return self._arrays(prompt, pairs, DECISION_TOKENS, self._config.manager.response_length)
 
     def _arrays(self, prompt: list[int], pairs: list, prompt_tokens: int, response_tokens: int) -> LessonBatch | None:
@@ -174,8 +197,7 @@ def warm_start(config: Config, warm: WarmStartConfig, assets: Path) -> PyTree:
     assets.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(assets / "tokenizer.model")
     model = replace(config.model, vocab_size=tokenizer.vocab_size)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, warm.learning_rate, 100, warm.steps, 0.05 * warm.learning_rate)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.contrib.muon(schedule, adam_b2=0.98))
+    tx = make_optimizer(warm)
     params = transformer.init_params(model, jax.random.key(warm.seed))
     opt_state, update = tx.init(params), make_update(model, tx)
     started, log = time.monotonic(), []

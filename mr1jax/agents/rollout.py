@@ -13,7 +13,7 @@ from mr1jax.agents import answerer, manager
 from mr1jax.agents.answerer import AskedQuestion
 from mr1jax.agents.manager import NewFact
 from mr1jax.agents.prompts import Dates, Language
-from mr1jax.config import GREEDY, AgentConfig, Config, SamplingConfig
+from mr1jax.config import GREEDY, AgentConfig, Config, SamplingConfig, replace
 from mr1jax.memory.bank import apply_operations, fill, init_bank
 from mr1jax.rl.masked import masked_mean
 from mr1jax.rl.sampling import generate
@@ -161,7 +161,7 @@ def manager_rollout(params: Params, tasks: ManagerTask, key: Array, language: La
         "response_tokens": jnp.mean(trajectory.generation.length, dtype=jnp.float32),
         "bank_fill": jnp.mean(jax.vmap(jax.vmap(fill))(bank_PG)),
     }
-    return trajectory.replace(reward=reward_PG), shares
+    return replace(trajectory, reward=reward_PG), shares
 
 
 def ask(params: PyTree, bank_PG: MemoryBank, tasks: ManagerTask, key: Array, language: Language, config: Config) -> Array:

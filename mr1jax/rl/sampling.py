@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mr1jax.config import ModelConfig, SamplingConfig
+from mr1jax.config import ModelConfig, SamplingConfig, replace
 from mr1jax.model import transformer
 from mr1jax.structs import PAD, Array, Generation, PyTree
 from mr1jax.text import grammar as grammars
@@ -81,7 +81,7 @@ def generate(
     def read_then_write(rollout: _Rollout) -> _Rollout:
         token_PG = jax.lax.dynamic_index_in_dim(rollout.generation.tokens, rollout.r - 1, axis=2, keepdims=False)
         hidden_PGD, response_cache = transformer.decode(config, params, cache, rollout.cache, token_PG, rollout.r - 1)
-        return write(rollout.replace(cache=response_cache), hidden_PGD)
+        return write(replace(rollout, cache=response_cache), hidden_PGD)
 
     rollout = write(_start(config, P, G, R, grammar), jnp.broadcast_to(last_PD[:, None], (P, G, config.d_model)))
     rollout = jax.lax.while_loop(lambda rollout: (rollout.r < R) & ~jnp.all(rollout.done), read_then_write, rollout)
@@ -191,7 +191,8 @@ def _record(rollout: _Rollout, token_PG: Array, log_prob_PG: Array, value_PG: Ar
         return jax.lax.dynamic_update_index_in_dim(column_PGR, entry_PG, rollout.r, axis=2)
 
     state_PG = rollout.grammar_state if grammar is None else grammars.advance(grammar, rollout.grammar_state, token_PG)
-    return rollout.replace(
+    return replace(
+        rollout,
         r=rollout.r + 1,
         done=rollout.done | (token_PG == eos_id),
         grammar_state=jnp.where(running_PG, state_PG, rollout.grammar_state),
