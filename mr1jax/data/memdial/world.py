@@ -231,7 +231,8 @@ def generate(seed: int, split: str, config: WorldConfig = WorldConfig()) -> tupl
 
 
 def _tell(story: _Story, config: WorldConfig) -> None:
-    untold, told = list(story.states), []
+    untold = list(story.states)
+    told: list[_State] = []
     events = story.rng.sample([(speaker, event) for speaker in range(2) for event in say.EVENTS], config.num_events)
     for kind in _plan(story, config):
         settled = [s for s in told if s.value]

@@ -1,0 +1,264 @@
+"""Lessons are what the compiled program will show and accept: the same prompts token for token, replies that its grammars read back."""
+
+import dataclasses
+import functools
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mr1jax.agents import answerer, manager
+from mr1jax.agents.prompts import MARKERS, Dates, make_language
+from mr1jax.config import Config
+from mr1jax.data.memdial import lessons
+from mr1jax.data.memdial.world import generate
+from mr1jax.memory.bank import fill_bank
+from mr1jax.structs import NO_SLOT, PAD, OperationKind
+from mr1jax.text.grammar import DONE, advance
+from mr1jax.text.tokenizer import train_sentencepiece
+from mr1jax.warm_start import VOCAB_SIZE, LessonEncoder
+
+CONFIG = Config()
+NUM_WORLDS, NUM_LESSONS, NUM_QUESTIONS = 60, 30, 8
+NUM_SLOTS, WIDTH, NUM_TERMS = CONFIG.bank.num_slots, CONFIG.bank.slot_width, CONFIG.bank.num_terms
+ANSWER_BYTES, QUESTION_WIDTH = 48, 24
+MEANT = {  # what the two operations of a response are
+    "add": (OperationKind.NOOP, OperationKind.ADD),
+    "update": (OperationKind.NOOP, OperationKind.UPDATE),
+    "delete": (OperationKind.DELETE, OperationKind.NOOP),
+    "replace": (OperationKind.DELETE, OperationKind.ADD),
+    "noop": (OperationKind.NOOP, OperationKind.NOOP),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """As the warm start's, from fewer conversations."""
+    return train_sentencepiece(lessons.corpus(200), tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", VOCAB_SIZE, MARKERS)
+
+
+@pytest.fixture(scope="module")
+def language(tokenizer):
+    return make_language(tokenizer, CONFIG.manager.num_retrieved)
+
+
+@pytest.fixture(scope="module")
+def encoder(tokenizer):
+    return LessonEncoder(tokenizer, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def answer_lessons(encoder):
+    """[(lesson, batch)] that show from one memory to as many as the agent retrieves, those that are too long left out."""
+    rng = random.Random(0)
+    drawn = [
+        lessons.answer_lesson(rng, NUM_WORLDS, 1 + i % CONFIG.answerer.num_retrieved, NUM_QUESTIONS, NUM_SLOTS) for i in range(NUM_LESSONS)
+    ]
+    pairs = [(lesson, encoder.answer(lesson)) for lesson in drawn]
+    kept = [(lesson, batch) for lesson, batch in pairs if batch is not None]
+    assert len(kept) > NUM_LESSONS // 2
+    return kept
+
+
+@pytest.fixture(scope="module")
+def manager_lessons(encoder):
+    """[(lesson, batch)], as above, as many of every kind: six times as many ADDs as UPDATEs would tell nothing more."""
+    rng = random.Random(0)
+    by_kind = {kind: [] for kind in MEANT}
+    while min(map(len, by_kind.values())) < NUM_LESSONS // len(MEANT):
+        lesson = lessons.manager_lesson(rng, NUM_WORLDS, CONFIG.manager.num_retrieved, NUM_SLOTS)
+        batch = encoder.decision(lesson)
+        if batch is not None and len(by_kind[lesson.kind]) < NUM_LESSONS // len(MEANT):
+            by_kind[lesson.kind].append((lesson, batch))
+    return [pair for pairs in by_kind.values() for pair in pairs]
+
+
+# Arrays of the compiled program -------------------------------------------------------------------------------------------------
+
+
+def row(tokens, width):
+    """Tokens of a text in a row of fixed width, PAD after them, and their number."""
+    assert len(tokens) <= width
+    return np.array([*tokens, *[PAD] * (width - len(tokens))], np.int32), np.int32(len(tokens))
+
+
+def dates_of(lines, tokenizer):
+    """The dates of lines as `Dates`, and {date: index}; as many rows as any lesson needs, so that all have one shape."""
+    index = {date: time for time, date in enumerate(dict.fromkeys(date for _, date in lines))}
+    rows = [row(tokenizer.encode(date), 8) for date in index] + [row([], 8)] * (8 - len(index))
+    return Dates(*map(np.stack, zip(*rows, strict=True))), index
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def bank_of(table, tokens_TW, length_T, time_T, config):
+    terms_TM = jax.vmap(manager.text_terms, in_axes=(None, 0, 0, None))(table, tokens_TW, length_T, config.num_terms)
+    return fill_bank(config, tokens_TW, length_T, terms_TM, jnp.zeros_like(time_T), time_T)
+
+
+def fill(lines, times, tokenizer, language):
+    """A bank to which the lines were added in order. Slot k holds line k."""
+    rows = [row(tokenizer.encode(text), WIDTH) for text, _ in lines] + [row([], WIDTH)] * (NUM_SLOTS - len(lines))
+    tokens_TW, length_T = map(np.stack, zip(*rows, strict=True))
+    time_T = np.array([times[date] for _, date in lines] + [0] * (NUM_SLOTS - len(lines)), np.int32)
+    return bank_of(language.table, tokens_TW, length_T, time_T, CONFIG.bank)
+
+
+over_questions = functools.partial(jax.vmap, in_axes=(None, 0, None, None))
+observe_questions = jax.jit(over_questions(functools.partial(answerer.observe, config=CONFIG.answerer)))
+observe_fact = jax.jit(functools.partial(manager.observe, config=CONFIG.manager))
+act = jax.jit(functools.partial(manager.act, num_terms=NUM_TERMS))
+text_terms = jax.jit(functools.partial(manager.text_terms, num_terms=NUM_TERMS))
+read_answers = jax.jit(jax.vmap(functools.partial(answerer.answer_bytes, capacity=ANSWER_BYTES), in_axes=(0, 0, None)))
+
+
+@jax.jit
+def final_state(grammar, tokens_GR):
+    initial_G = jnp.full(len(tokens_GR), grammar.initial)
+    return jax.lax.scan(lambda state_G, token_G: (advance(grammar, state_G, token_G), None), initial_G, tokens_GR.T)[0]
+
+
+def graded(batch):
+    """The graded tokens of all replies as rows of the response's width [G, R], and their numbers [G]."""
+    rows = [row(response_R[graded_R], response_R.size) for response_R, graded_R in zip(batch.response, batch.graded, strict=True)]
+    return tuple(map(np.stack, zip(*rows, strict=True)))
+
+
+def see_fact(lesson, tokenizer, language):
+    """The fact, and what the Manager sees when it arrives at a bank of the lesson's memories."""
+    dates, times = dates_of([*lesson.memories, lesson.fact], tokenizer)
+    text, date = lesson.fact
+    fact = manager.NewFact(*row(tokenizer.encode(text), WIDTH), np.int32(0), np.int32(times[date]))
+    return fact, observe_fact(fill(lesson.memories, times, tokenizer, language), fact, dates, language)
+
+
+# The same tokens ----------------------------------------------------------------------------------------------------------------
+
+
+def test_answer_lessons_are_the_prompts_of_the_program(answer_lessons, tokenizer, language):
+    """Oracle: `answerer.observe` of a bank with the lesson's memories, for every question: context and question, token for token."""
+    sizes = set()
+    for lesson, batch in answer_lessons:
+        dates, times = dates_of(lesson.memories, tokenizer)
+        bank = fill(lesson.memories, times, tokenizer, language)
+        rows = [row(tokenizer.encode(question), QUESTION_WIDTH) for question, _, _ in lesson.replies]
+        questions = answerer.AskedQuestion(
+            *map(np.stack, zip(*rows, strict=True)),
+            answer=np.zeros((len(rows), 1), np.uint8),
+            answer_length=np.zeros(len(rows), np.int32),
+        )
+        views = observe_questions(bank, questions, dates, language)
+        for prompt_L, length, shown_K, response_R, graded_R in zip(
+            views.prompt, views.length, views.shown.mask, batch.response, batch.graded, strict=True
+        ):
+            before_reply = response_R[: np.argmax(graded_R)]
+            assert prompt_L[: int(length)].tolist() == [*batch.prompt[: batch.prompt_length].tolist(), *before_reply.tolist()]
+            assert int(shown_K.sum()) == len(lesson.memories)
+        sizes.add(len(lesson.memories))
+    assert len(sizes) > 3
+
+
+def test_manager_lessons_are_the_prompts_of_the_program(manager_lessons, encoder, tokenizer, language):
+    """Oracle: `manager.observe`. Its BM25 may rank the memories otherwise than the lesson does; in its order they are the same tokens."""
+    same_order = 0
+    for lesson, _ in manager_lessons:
+        _, view = see_fact(lesson, tokenizer, language)
+        order = [slot for slot in view.shown.slot.tolist() if slot != NO_SLOT]
+        assert sorted(order) == list(range(len(lesson.memories)))
+        reordered = encoder.decision(dataclasses.replace(lesson, memories=tuple(lesson.memories[slot] for slot in order)))
+        assert view.prompt[: int(view.length)].tolist() == reordered.prompt[: reordered.prompt_length].tolist()
+        same_order += order == sorted(order)
+    assert same_order > 0
+
+
+# Replies ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_answers_are_legal_and_read_back(answer_lessons, language):
+    """Oracle: the lesson's own answer, against the bytes that the reward reads."""
+    for lesson, batch in answer_lessons:
+        tokens_GR, length_G = graded(batch)
+        assert final_state(language.answerer, tokens_GR).tolist() == [DONE] * NUM_QUESTIONS
+        written_GA, num_bytes_G = read_answers(tokens_GR, length_G, language)
+        for written_A, num_bytes, (_, _, answer) in zip(written_GA, num_bytes_G, lesson.replies, strict=True):
+            assert bytes(written_A[: int(num_bytes)].tolist()).decode().removeprefix(" ") == answer
+
+
+def test_quotes_are_lines_of_the_context(answer_lessons, tokenizer):
+    """Oracle: text. A reply is lines of the context, the marker and the answer; what is not graded is the question."""
+    quotes = 0
+    for lesson, batch in answer_lessons:
+        context = tokenizer.decode(batch.prompt[: batch.prompt_length].tolist())
+        assert context == "Memories:\n" + "".join(f" {text} | {date}\n" for text, date in lesson.memories)
+        for (question, quoted, answer), response_R, graded_R in zip(lesson.replies, batch.response, batch.graded, strict=True):
+            asked, said = (tokenizer.decode(response_R[mask_R].tolist()) for mask_R in (~graded_R, graded_R))
+            expected = "".join(f" {text} | {date}\n" for text, date in quoted) + f"**Answer:** {answer}"
+            assert asked == f"Question: {question}\n"
+            assert said == expected.removeprefix(" ")
+            assert set(quoted) <= set(lesson.memories)
+            quotes += len(quoted)
+    assert quotes > NUM_LESSONS
+
+
+def test_decisions_are_legal_and_read_back(manager_lessons, tokenizer, language):
+    """Oracle: the lesson's kind, the number it names and the tokens of its fact, against the operations that `act` hands to the bank."""
+    for lesson, batch in manager_lessons:
+        fact, view = see_fact(lesson, tokenizer, language)
+        tokens_GR, length_G = graded(batch)
+        assert final_state(language.manager, tokens_GR).tolist() == [DONE]
+        operations = act(view, fact, tokens_GR[0], length_G[0], language)
+        assert tuple(operations.kind.tolist()) == MEANT[lesson.kind]
+        if lesson.kind in ("update", "delete", "replace"):
+            named = int(view.shown.slot[lesson.number - 1])
+            assert operations.slot.tolist() == [named, named]
+            assert named != NO_SLOT
+        if lesson.kind in ("add", "update", "replace"):
+            text_W, length = row(tokenizer.encode(lesson.fact[0]), WIDTH)
+            np.testing.assert_array_equal(operations.tokens[1], text_W)
+            assert int(operations.length[1]) == length
+            np.testing.assert_array_equal(operations.terms[1], text_terms(language.table, text_W, length))
+
+
+# What a lesson holds ------------------------------------------------------------------------------------------------------------
+
+
+def lines_of(record):
+    return [(fact.text, fact.date) for fact in record.facts]
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    return [generate(seed, "train")[0] for seed in range(NUM_WORLDS)]
+
+
+def test_answer_lessons_show_what_their_first_question_needs(answer_lessons, worlds):
+    """Oracle: the conversation, found by its lines: the evidence of the first question is shown, all in the order it was said."""
+    for lesson, _ in answer_lessons:
+        record = next(record for record in worlds if set(lesson.memories) <= set(lines_of(record)))
+        said = iter(lines_of(record))
+        assert all(memory in said for memory in lesson.memories)  # `in` moves on: each comes after the one before
+        asked = [question for question in record.questions if question.question == lesson.replies[0][0] and question.evidence]
+        assert any({lines_of(record)[fact] for fact in question.evidence} <= set(lesson.memories) for question in asked)
+        assert {question for question, _, _ in lesson.replies} <= {question.question for question in record.questions}
+
+
+def test_manager_lessons_name_a_memory_where_they_need_one(manager_lessons, worlds):
+    """Oracle: the conversation. Memories were said before the fact; a number is given exactly where the kind takes one."""
+    for lesson, _ in manager_lessons:
+        record = next(record for record in worlds if {*lesson.memories, lesson.fact} <= set(lines_of(record)))
+        said = lines_of(record)
+        latest = max(index for index, line in enumerate(said) if line == lesson.fact)
+        assert set(lesson.memories) <= set(said[:latest])
+        assert (lesson.number > 0) == (lesson.kind in ("update", "delete", "replace"))
+        assert lesson.number <= len(lesson.memories) <= CONFIG.manager.num_retrieved
+
+
+def test_a_lesson_depends_on_its_random_state_alone():
+    """Oracle: the same draw again, after other draws have filled the caches."""
+    first, *_ = [
+        (lessons.answer_lesson(rng, NUM_WORLDS, 4, 3, NUM_SLOTS), lessons.manager_lesson(rng, NUM_WORLDS, 3, NUM_SLOTS))
+        for rng in map(random.Random, range(20))
+    ]
+    rng = random.Random(0)
+    assert first == (lessons.answer_lesson(rng, NUM_WORLDS, 4, 3, NUM_SLOTS), lessons.manager_lesson(rng, NUM_WORLDS, 3, NUM_SLOTS))
