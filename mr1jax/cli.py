@@ -25,6 +25,13 @@ def load_experiment(name: str):
     return module
 
 
+def load_config(name: str) -> Config:
+    """Reads the configuration of one experiment; the demo has two and its own command."""
+    module = load_experiment(name)
+    require(hasattr(module, "get_config"), f"{name} trains both agents in a row; run: make demo")
+    return module.get_config()
+
+
 def demo(folder: Path = Path("runs/demo"), eval_seed: int = 0) -> None:
     """Trains both agents from the shipped start and compares them on conversations of people nobody has seen.
 
@@ -66,7 +73,7 @@ def evaluate(
     """
     from mr1jax.benchmark import run_benchmark
 
-    config = load_experiment(experiment).get_config()
+    config = load_config(experiment)
     source = data if data == "memdial" or facts == "observations" else ("locomo/turns" if captions else "locomo/turns_no_captions")
     run_benchmark(config, runs / experiment, source, data_dir, eval_seed)
 
@@ -84,12 +91,10 @@ def train(arguments: Sequence[str]) -> None:
 
     require(bool(arguments) and not arguments[0].startswith("-"), "name an experiment, as in: mr1jax train grpo_answer")
     name, *overrides = arguments
-    experiment = load_experiment(name)
     config = tyro.cli(
         tyro.conf.configure(tyro.conf.FlagConversionOff)(Config),
         prog=f"mr1jax train {name}",
-        description=experiment.__doc__,
-        default=experiment.get_config(),
+        default=load_config(name),
         args=overrides,
     )
     run_experiment(config, Path("runs") / name)

@@ -4,8 +4,10 @@ Look-up in context appears suddenly after a plateau. What shortens it here: an a
 becomes "copy what followed the same words"; many questions share one context; the number of memories grows in stages; Muon.
 """
 
+import copy
 import functools
 import random
+import string
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,12 +26,16 @@ from mr1jax.config import Config, ModelConfig, replace
 from mr1jax.data.loader import make_loader
 from mr1jax.data.memdial import lessons
 from mr1jax.data.memdial.lessons import AnswerLesson, Line, ManagerLesson
+from mr1jax.data.memdial.lexicon import COMMON, MONTHS
 from mr1jax.model import transformer
 from mr1jax.model.weights import save_params
 from mr1jax.rl.masked import masked_mean
 from mr1jax.structs import PAD, Array, PyTree
 from mr1jax.text.tokenizer import SentencePieceTokenizer, Tokenizer, train_sentencepiece
 
+DISGUISED = 0.6  # of the names and values of a lesson
+_VALUES = frozenset(word for words in COMMON.values() for word in words)
+_KEPT = frozenset([*MONTHS, "What", "When", "Where", "Which", "Can", "Do", "On", "Sorry"])  # capitals that are no names
 NUM_WORLDS = 4000  # training conversations that lessons are drawn from
 VOCAB_SIZE = 1024
 CONTEXT_TOKENS, REPLY_TOKENS = 136, 52  # room for an answer lesson: its memories; a question with its answer
@@ -108,13 +114,58 @@ def make_update(config: ModelConfig, tx: optax.GradientTransformation) -> Callab
     return update
 
 
+class Disguise:
+    """Gives names and values of one lesson random tokens instead of their own, the same ones wherever they stand.
+
+    A few hundred names and values would else be learnt by heart, and what is copied would depend on which tokens it has: a person of
+    the test split, whose name comes in pieces that never began a sentence, could not be quoted. Copying has to work for any tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, rng: random.Random):
+        self._rng, self._tokens_of = rng, {}
+        self._begin, self._inside = _word_pieces(tokenizer)
+
+    def tokens(self, word: str) -> tuple[int, ...] | None:
+        """The tokens that stand for a word in this lesson, or None where it keeps its own."""
+        if word not in self._tokens_of:
+            hidden = self._rng.random() < DISGUISED and (word in _VALUES or (word[:1].isupper() and word not in _KEPT))
+            inside = self._rng.choices(self._inside, k=self._rng.randrange(4))
+            self._tokens_of[word] = (self._rng.choice(self._begin), *inside) if hidden else None
+        return self._tokens_of[word]
+
+
+@functools.lru_cache(maxsize=1)
+def _word_pieces(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Tokens that can begin a word (their bytes start with a space) and tokens that can continue one."""
+    pieces = {token: tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)}
+    begin = [token for token, piece in pieces.items() if piece[:1] == b" " and piece[1:].isalpha()]
+    inside = [token for token, piece in pieces.items() if piece.isalpha() and piece.islower()]
+    return begin, inside
+
+
 class LessonEncoder:
     """Turns lessons into arrays: the same tokens that `observe` packs inside the program, which a test holds it to."""
 
-    def __init__(self, tokenizer: Tokenizer, config: Config):
-        self._tokenizer, self._config = tokenizer, config
-        self._encode = functools.lru_cache(maxsize=200_000)(lambda text: tuple(tokenizer.encode(text)))
+    def __init__(self, tokenizer: Tokenizer, config: Config, disguise: Disguise | None = None):
+        self._tokenizer, self._config, self._disguise = tokenizer, config, disguise
+        self._own = functools.lru_cache(maxsize=200_000)(lambda text: tuple(tokenizer.encode(text)))
         self._marker = functools.lru_cache(maxsize=None)(lambda text: tuple(encode_exactly(tokenizer, text)))
+
+    def disguised(self, rng: random.Random) -> "LessonEncoder":
+        """The same encoder for one lesson in which names and values are disguised."""
+        encoder = copy.copy(self)
+        encoder._disguise = Disguise(self._tokenizer, rng)
+        return encoder
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        if self._disguise is None:
+            return self._own(text)
+        return tuple(token for word in text.split(" ") for token in self._encode_word(word))
+
+    def _encode_word(self, word: str) -> tuple[int, ...]:
+        letters = len(word) - len(word.lstrip(string.ascii_letters))
+        tokens = self._disguise.tokens(word[:letters])
+        return self._own(word) if tokens is None else (*tokens, *self._marker(word[letters:])) if word[letters:] else tokens
 
     def line(self, line: Line, number: int = 0) -> list[int]:
         """Tokens of one memory line; numbered where `number` is not 0."""
@@ -173,12 +224,12 @@ def lesson_batches(encoder: LessonEncoder, config: Config, warm: WarmStartConfig
         def answer(index, most=most, stage=stage):
             rng = random.Random(f"answer/{warm.seed}/{stage}/{index}")
             shown = rng.randint(max(1, most // 2), most)
-            return _first(lambda: encoder.answer(lessons.answer_lesson(rng, NUM_WORLDS, shown, warm.questions, num_slots)))
+            return _first(lambda: encoder.disguised(rng).answer(lessons.answer_lesson(rng, NUM_WORLDS, shown, warm.questions, num_slots)))
 
         def decision(index, stage=stage):
             rng = random.Random(f"decision/{warm.seed}/{stage}/{index}")
             shown = config.manager.num_retrieved
-            return _first(lambda: encoder.decision(lessons.manager_lesson(rng, NUM_WORLDS, shown, num_slots)))
+            return _first(lambda: encoder.disguised(rng).decision(lessons.manager_lesson(rng, NUM_WORLDS, shown, num_slots)))
 
         steps = round(share * warm.steps)
         answers = make_loader(range(steps * warm.contexts), answer, batch_size=warm.contexts, seed=warm.seed)
@@ -192,13 +243,14 @@ def train_tokenizer(path: Path) -> SentencePieceTokenizer:
     return train_sentencepiece(lessons.corpus(3000), path, VOCAB_SIZE, MARKERS)
 
 
-def warm_start(config: Config, warm: WarmStartConfig, assets: Path) -> PyTree:
+def warm_start(config: Config, warm: WarmStartConfig, assets: Path, params: PyTree | None = None) -> PyTree:
     """Trains tokenizer and model, and writes `tokenizer.model` and `warm_start.safetensors` into `assets`. Returns the parameters."""
     assets.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(assets / "tokenizer.model")
     model = replace(config.model, vocab_size=tokenizer.vocab_size)
     tx = make_optimizer(warm)
-    params = transformer.init_params(model, jax.random.key(warm.seed))
+    if params is None:
+        params = transformer.init_params(model, jax.random.key(warm.seed))
     opt_state, update = tx.init(params), make_update(model, tx)
     started, log = time.monotonic(), []
     progress = tqdm(lesson_batches(LessonEncoder(tokenizer, config), config, warm), total=warm.steps, desc="warm start", mininterval=5)
