@@ -109,6 +109,14 @@ def test_decoding_with_the_cache_equals_reading_at_once(params):
     assert last_PD.shape == (P, CONFIG.d_model)
 
 
+def test_a_response_of_one_token_is_predicted_by_the_prompt_alone(params):
+    """Oracle: the state that `prefill` returns."""
+    prompt_PL, response_PGR = random_tokens()
+    last_PD, _ = jitted(transformer.prefill)(params, prompt_PL, LENGTH_P)
+    hidden_PGRD = jitted(transformer.response_hidden)(params, prompt_PL, LENGTH_P, response_PGR[..., :1])
+    np.testing.assert_allclose(hidden_PGRD, np.broadcast_to(last_PD[:, None, None], (P, G, 1, CONFIG.d_model)), rtol=1e-5, atol=1e-5)
+
+
 def test_padding_changes_nothing(params):
     """Oracle: the same prompts with other tokens behind their end, and cut to their length."""
     prompt_PL, response_PGR = random_tokens()
@@ -145,12 +153,12 @@ def test_a_query_that_may_see_nothing_yields_numbers():
     prefix_key, prefix_value = rng.standard_normal((2, 1, 3, 2, 4)).astype(np.float32)
     mask_XY = np.array([[False, False], [False, True]])
 
-    def total(query):
-        return jnp.sum(attend(query, key, value, mask_XY, prefix_key, prefix_value, np.zeros((1, 3), bool)))
+    def mixed(query):
+        return attend(query, key, value, mask_XY, prefix_key, prefix_value, np.zeros((1, 3), bool))
 
-    assert np.all(np.isfinite(jax.grad(total)(query)))
-    mixed = attend(query, key, value, mask_XY, prefix_key, prefix_value, np.zeros((1, 3), bool))
-    np.testing.assert_allclose(mixed[:, :, 1], value[:, :, 1], rtol=1e-6)
+    assert np.all(np.isfinite(mixed(query)))
+    assert np.all(np.isfinite(jax.grad(lambda query: jnp.sum(mixed(query)))(query)))
+    np.testing.assert_allclose(mixed(query)[:, :, 1], value[:, :, 1], rtol=1e-6)
 
 
 def test_remat_keeps_the_gradient(params):

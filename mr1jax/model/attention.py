@@ -40,12 +40,12 @@ def attend(
     score = jnp.einsum("PJGIXC,PGYJC->PJGIXY", query_PJGIXC, key_PGYJC, preferred_element_type=jnp.float32)
     score = jnp.where(mask_XY[None, None, None, None], score, MASKED)
     if prefix_key_PLJC is None:
-        peak = jnp.max(score, axis=-1, keepdims=True)
+        peak = jnp.max(score, axis=-1, keepdims=True, initial=MASKED)
         mixed, total = _mix(score, peak, "PJGIXY,PGYJC->PJGIXC", value_PGYJC)
     else:
         prefix_score = jnp.einsum("PJGIXC,PLJC->PJGIXL", query_PJGIXC, prefix_key_PLJC, preferred_element_type=jnp.float32)
         prefix_score = jnp.where(prefix_mask_PL[:, None, None, None, None], prefix_score, MASKED)
-        peak = jnp.maximum(jnp.max(score, axis=-1, keepdims=True), jnp.max(prefix_score, axis=-1, keepdims=True))
+        peak = jnp.maximum(jnp.max(score, axis=-1, keepdims=True, initial=MASKED), jnp.max(prefix_score, axis=-1, keepdims=True))
         own, own_total = _mix(score, peak, "PJGIXY,PGYJC->PJGIXC", value_PGYJC)
         prefix, prefix_total = _mix(prefix_score, peak, "PJGIXL,PLJC->PJGIXC", prefix_value_PLJC)
         mixed, total = own + prefix, own_total + prefix_total
