@@ -125,10 +125,9 @@ def draw_curves(path: Path, curves: Mapping[str, Sequence[tuple[int, float]]]) -
 
 
 def moving_average(values_N: np.ndarray) -> np.ndarray:
-    """Averages over a centred window of odd width, about a seventh of the curve, narrower towards both ends so that it stays centred."""
+    """Averages over a centred window of odd width, about a seventh of the curve; over the part of it that there is towards the ends."""
     half = int(_SMOOTH_SHARE * values_N.size / 2)
-    reach = [min(half, n, values_N.size - 1 - n) for n in range(values_N.size)]
-    return np.array([np.mean(values_N[n - r : n + r + 1]) for n, r in enumerate(reach)])
+    return np.array([np.mean(values_N[max(0, n - half) : n + half + 1]) for n in range(values_N.size)])
 
 
 def _cells(rows: Mapping[str, Row]) -> list[list[str]]:

@@ -93,9 +93,10 @@ def appended(world):
 
 @pytest.fixture(scope="module")
 def answers(world, appended):
-    """All questions, in chunks of three: the second is incomplete."""
+    """All questions, in chunks of three: the second is incomplete. A line shows the last write, so the first may say anything."""
     _, language, conversations, config, params = world
-    return evaluate.answer_questions(params[0], appended.banks, conversations, language, config, chunk=3)
+    banks = appended.banks.replace(created=np.zeros_like(appended.banks.created))
+    return evaluate.answer_questions(params[0], banks, conversations, language, config, chunk=3)
 
 
 def test_manager_builds_each_bank_as_if_it_were_alone(world, managed):
