@@ -51,7 +51,7 @@ def _wording(text: str, values: set[str]) -> tuple[str, ...]:
 def shared_wordings(first: Sequence[Record], second: Sequence[Record]) -> set[str]:
     """Finds sentences of the first split that the second has too, as they are or near enough.
 
-    Two are near enough if, without articles and punctuation and with names and answers masked, they are made of the same words in any order.
+    Two are near enough if they are made of the same words in any order, articles and punctuation apart, names and answers masked.
     """
     values = {word for records in (first, second) for value in names(records) | answers(records) for word in _words(value)}
     in_second = {_wording(text, values) for record in second for text in sentences(record)}
