@@ -33,7 +33,7 @@ from mr1jax.rl.masked import masked_mean
 from mr1jax.structs import PAD, Array, PyTree
 from mr1jax.text.tokenizer import SentencePieceTokenizer, Tokenizer, train_sentencepiece
 
-DISGUISED = 0.6  # of the names and values of a lesson
+DISGUISED_NAMES, DISGUISED_WORDS = 0.6, 0.2  # shares of the names and values of a lesson, and of its other words
 _VALUES = frozenset(word for words in COMMON.values() for word in words)
 _KEPT = frozenset([*MONTHS, "What", "When", "Where", "Which", "Can", "Do", "On", "Sorry"])  # capitals that are no names
 NUM_WORLDS = 4000  # training conversations that lessons are drawn from
@@ -115,10 +115,11 @@ def make_update(config: ModelConfig, tx: optax.GradientTransformation) -> Callab
 
 
 class Disguise:
-    """Gives names and values of one lesson random tokens instead of their own, the same ones wherever they stand.
+    """Gives words of one lesson random tokens instead of their own, the same ones wherever they stand: most names and values, some others.
 
-    A few hundred names and values would else be learnt by heart, and what is copied would depend on which tokens it has: a person of
-    the test split, whose name comes in pieces that never began a sentence, could not be quoted. Copying has to work for any tokens.
+    A few hundred names, values and templates would else be learnt by heart, and what is copied would depend on which tokens it has: a
+    person of the test split, whose name comes in pieces that never began a sentence, could not be quoted, nor what is said in
+    a new wording. Copying has to work for any tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer, rng: random.Random):
@@ -128,7 +129,8 @@ class Disguise:
     def tokens(self, word: str) -> tuple[int, ...] | None:
         """The tokens that stand for a word in this lesson, or None where it keeps its own."""
         if word not in self._tokens_of:
-            hidden = self._rng.random() < DISGUISED and (word in _VALUES or (word[:1].isupper() and word not in _KEPT))
+            named = word in _VALUES or (word[:1].isupper() and word not in _KEPT)
+            hidden = word not in _KEPT and self._rng.random() < (DISGUISED_NAMES if named else DISGUISED_WORDS)
             inside = self._rng.choices(self._inside, k=self._rng.randrange(4))
             self._tokens_of[word] = (self._rng.choice(self._begin), *inside) if hidden else None
         return self._tokens_of[word]
