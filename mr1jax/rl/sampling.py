@@ -16,7 +16,7 @@ from mr1jax.structs import PAD, Array, Generation, PyTree
 from mr1jax.text import grammar as grammars
 from mr1jax.text.grammar import Grammar
 
-_ILLEGAL = -1e30  # finite: exp of it is exactly 0, and a row without a legal token has no NaN in its gradient
+_ILLEGAL = -1e30  # finite: exp of it is exactly 0, and a row without a legal token holds numbers, not NaN, until it is masked
 
 
 @struct.dataclass
