@@ -123,7 +123,8 @@ class Disguise:
     """
 
     def __init__(self, tokenizer: Tokenizer, rng: random.Random):
-        self._rng, self._tokens_of = rng, {}
+        self._rng = rng
+        self._tokens_of: dict[str, tuple[int, ...] | None] = {}
         self._begin, self._inside = _word_pieces(tokenizer)
 
     def tokens(self, word: str) -> tuple[int, ...] | None:

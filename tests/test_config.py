@@ -101,7 +101,10 @@ def test_defaults_construct_hash_and_stay(cls):
     [
         ({"mesh": MeshConfig(data=3)}, "Config.prompts_per_step is 16, which the 3 devices .* use 15"),
         ({"mesh": MeshConfig(data=4, fsdp=5), "prompts_per_step": 16}, "Config.prompts_per_step is 16, which the 20 devices .* use 20"),
-        ({"loss": LossConfig(num_minibatches=3)}, "Config.prompts_per_step is 16, which loss.num_minibatches 3 times 1 devices does not divide"),
+        (
+            {"loss": LossConfig(num_minibatches=3)},
+            "Config.prompts_per_step is 16, which loss.num_minibatches 3 times 1 devices does not divide",
+        ),
         ({"group_size": 1}, "Config.group_size is 1; GRPO compares"),
         ({"sampling": SamplingConfig(temperature=0.0)}, "Config.sampling has temperature 0.0"),
         ({"sampling": SamplingConfig(top_k=5)}, "top_k 0"),
