@@ -1,0 +1,185 @@
+"""Tasks out of conversations, against the records they were made from: plain Python on text."""
+
+import random
+
+import numpy as np
+import pytest
+import tiny
+from reference_bank import WIDTH
+from tiny import CONFIG, DATES, LANGUAGE, TOKENIZER, unoptimised  # noqa: F401
+
+from mr1jax.agents.manager import NewFact
+from mr1jax.agents.tasks import answer_tasks, ask_at_end, fill_banks, manager_tasks, take
+from mr1jax.data.episodes import EpisodeShape, encode_record, stack
+from mr1jax.data.memdial import world
+from mr1jax.data.records import ALWAYS, Fact, Question, Record
+from mr1jax.data.states import ManagerState, linked_questions, manager_states
+
+NUM_QUESTIONS = CONFIG.questions_per_state
+
+
+def record(name, num_facts, questions):
+    """Facts that all say something else, two a day, in turns of the two speakers."""
+    texts = [f"{who} {does} {what}" for what in tiny.OBJECTS for does in tiny.VERBS for who in tiny.SUBJECTS][:num_facts]
+    facts = tuple(Fact(text, speaker=i % 2, date=DATES[min(i // 2, 2)]) for i, text in enumerate(texts))
+    return Record(name, ("Mia", "Ben"), facts, tuple(questions))
+
+
+def asks(who, gold, evidence, asked_after, valid_until=ALWAYS):
+    return Question(f"What {who}?", gold, 1, evidence, asked_after, valid_until)
+
+
+RECORDS = (
+    record("long", 9, [asks("Mia", "tea", (0,), 1), asks("Ben", "jazz", (1, 8), 9), asks("Zoe", "blue", (2,), 3, 5)]),
+    record("short", 3, [asks("Zoe", "12", (2,), 3), asks("Ben", "tea", (0,), 1, 2), asks("Mia", "chess", (1,), 2, 4)]),
+)
+
+
+@pytest.fixture(scope="module")
+def conversations():
+    shape = EpisodeShape.fit(RECORDS, TOKENIZER, slot_width=WIDTH)
+    return stack([encode_record(each, TOKENIZER, shape) for each in RECORDS])
+
+
+def text(tokens, length):
+    return TOKENIZER.decode(np.asarray(tokens)[: int(length)])
+
+
+def memories_in(bank):
+    """What one bank holds as (text, speaker, time), in the order it was written."""
+    slots = sorted(np.flatnonzero(bank.occupied), key=lambda slot: bank.written[slot])
+    return [(text(bank.tokens[slot], bank.length[slot]), int(bank.speaker[slot]), int(bank.updated[slot])) for slot in slots]
+
+
+def as_memory(record, index):
+    fact = record.facts[index]
+    return fact.text, fact.speaker, DATES.index(fact.date)
+
+
+def asked_of(questions, *index):
+    """Text and gold answer of a question."""
+    gold = bytes(questions.answer[index][: questions.answer_length[index]]).decode()
+    return text(questions.tokens[index], questions.length[index]), gold
+
+
+def pairs(record, indices):
+    return [(record.questions[i].question, record.questions[i].answer) for i in indices]
+
+
+def dates_in(dates):
+    return [text(*row) for row in zip(dates.tokens, dates.length, strict=True) if row[1]]
+
+
+def test_asked_at_the_end_is_what_holds_then(conversations):
+    """Oracle: by hand. Of the long one the third was only true before fact 5; of the short one the second before fact 2."""
+    assert ask_at_end(conversations) == [(0, 0), (0, 1), (1, 0), (1, 2)]
+
+
+def facts_of(conversations):
+    return NewFact(conversations.fact_tokens, conversations.fact_length, conversations.fact_speaker, conversations.fact_time)
+
+
+def test_banks_are_filled_in_order(conversations):
+    """Oracle: lists. A full bank drops what was written longest ago; a conversation of fewer facts leaves slots empty."""
+    banks = fill_banks(facts_of(conversations), LANGUAGE.table, CONFIG.bank)
+    long, short = RECORDS
+    assert memories_in(take(banks, 0)) == [as_memory(long, i) for i in range(3, 9)]
+    assert memories_in(take(banks, 1)) == [as_memory(short, i) for i in range(3)]
+
+
+def test_more_banks_than_one_chunk_holds(conversations):
+    """Oracle: the same two conversations, 150 times over."""
+    facts = facts_of(conversations)
+    banks = fill_banks(take(facts, np.arange(300) % 2), LANGUAGE.table, CONFIG.bank)
+    tiny.assert_equal(banks, take(fill_banks(facts, LANGUAGE.table, CONFIG.bank), np.arange(300) % 2))
+
+
+def test_an_answer_task_has_its_own_bank_and_question(conversations):
+    """Oracle: the records, in an order other than theirs."""
+    banks = fill_banks(facts_of(conversations), LANGUAGE.table, CONFIG.bank)
+    asked = [(1, 2), (0, 1), (1, 0)]
+    tasks = answer_tasks(banks, conversations, asked)
+    for index, (number, which) in enumerate(asked):
+        tiny.assert_equal(take(tasks.bank, index), take(banks, number))
+        assert asked_of(tasks.question, index) == pairs(RECORDS[number], [which])[0]
+        assert dates_in(take(tasks.dates, index)) == list(dict.fromkeys(fact.date for fact in RECORDS[number].facts))
+
+
+def test_a_manager_task_is_its_state_in_text(conversations):
+    """Oracle: the records. Rows of a bank need be neither all nor in order; questions past the state's are masked."""
+    states = [ManagerState(0, (4, 2, 0, 7, 5, 6), 8, (1, 0)), ManagerState(1, (), 0, (1,)), ManagerState(0, (1,), 2, (2, 0))]
+    tasks = manager_tasks(states, conversations, LANGUAGE, CONFIG)
+    for index, state in enumerate(states):
+        record = RECORDS[state.record]
+        assert memories_in(take(tasks.bank, index)) == [as_memory(record, row) for row in state.rows]
+        fact = take(tasks.fact, index)
+        assert (text(fact.tokens, fact.length), int(fact.speaker), int(fact.time)) == as_memory(record, state.fact)
+        count = len(state.questions)
+        assert tasks.asked[index].tolist() == [True] * count + [False] * (NUM_QUESTIONS - count)
+        assert [asked_of(tasks.questions, index, q) for q in range(count)] == pairs(record, state.questions)
+        assert dates_in(take(tasks.dates, index)) == list(dict.fromkeys(fact.date for fact in record.facts))
+
+
+def test_a_filled_bank_knows_its_words(conversations):
+    """Oracle: the bank made in plain Python from the same sentences, every column of it."""
+    state = ManagerState(0, (0, 3, 1), 4, (0,))
+    tasks = manager_tasks([state], conversations, LANGUAGE, CONFIG)
+    expected = tiny.bank({slot: tiny.Said(*(as_memory(RECORDS[0], row)[i] for i in (0, 2, 1))) for slot, row in enumerate(state.rows)})
+    got = take(tasks.bank, 0)
+    assert got.clock == 6  # an ADD a slot, of which those of length 0 are refused
+    tiny.assert_equal(got.replace(clock=expected.clock), expected)
+
+
+# ------------------------------------------------------------------------------------------------- which states to train on
+
+
+def test_questions_linked_to_a_turn():
+    """Oracle: by hand. First what rests on the new fact, then what the bank can answer, the memory written longest ago first."""
+    questions = [
+        asks("Mia", "a", (0,), 1),  # held, and oldest
+        asks("Mia", "b", (1,), 2),  # held
+        asks("Mia", "c", (2, 3), 4),  # on the new fact and another
+        asks("Mia", "d", (2,), 3),  # its memory is gone
+        asks("Mia", "e", (3,), 4, 5),  # on the new fact, while it lasts
+        asks("Mia", "f", (0,), 1, 4),  # no longer true
+        asks("Mia", "g", (), 1),  # on nothing
+        asks("Mia", "h", (5,), 6),  # later
+    ]
+    chosen = record("r", 8, questions)
+    for seed in range(5):
+        assert linked_questions(chosen, [0, 1], 3, 4, random.Random(seed)) == (2, 4, 0, 1)
+        assert linked_questions(chosen, [0, 1], 3, 3, random.Random(seed)) == (2, 4, 0)
+        assert linked_questions(chosen, [1, 0], 3, 4, random.Random(seed)) == (2, 4, 1, 0)
+        assert linked_questions(chosen, [0, 1], 3, 1, random.Random(seed)) == (2,)
+
+
+def test_states_of_other_data_hold_the_last_facts():
+    """Oracle: by hand. A turn counts where its fact is asked about, or where the bank is full and something in it is."""
+    states = manager_states(RECORDS, num_slots=2, num_questions=NUM_QUESTIONS, seed=0)
+    assert states == [
+        ManagerState(0, (), 0, (0,)),
+        ManagerState(0, (0, 1), 2, (2, 0)),
+        ManagerState(0, (1, 2), 3, (2,)),
+        ManagerState(0, (6, 7), 8, (1,)),
+        ManagerState(1, (), 0, (1,)),
+        ManagerState(1, (0,), 1, (2,)),
+        ManagerState(1, (0, 1), 2, (0, 2)),
+    ]
+
+
+def test_states_of_memdial_are_banks_that_could_be():
+    """Oracle: what holds of every state: its rows were said before and fit the bank, its questions are true and can be decided."""
+    records, num_slots = list(world.conversations("train", 0, 6)), 8
+    states = manager_states(records, num_slots, 4, seed=0)
+    assert states == manager_states(records, num_slots, 4, seed=0) != manager_states(records, num_slots, 4, seed=1)
+    for state in states:
+        questions = [records[state.record].questions[i] for i in state.questions]
+        assert len(set(state.rows)) == len(state.rows) <= num_slots
+        assert all(row < state.fact for row in state.rows)
+        assert 0 < len(set(state.questions)) == len(state.questions) <= 4
+        assert all(q.asked_after <= state.fact + 1 < q.valid_until for q in questions)
+        assert all(state.fact in q.evidence or set(q.evidence) <= set(state.rows) for q in questions)
+        assert any(state.fact in q.evidence for q in questions) or len(state.rows) == num_slots
+    assert {state.record for state in states} == set(range(6))
+    assert any(len(state.rows) == num_slots for state in states)
+    assert any(list(state.rows) != list(range(min(state.rows), max(state.rows) + 1)) for state in states if state.rows)
