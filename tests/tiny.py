@@ -61,7 +61,7 @@ CONFIG = Config(
     bank=BankConfig(NUM_SLOTS, WIDTH, NUM_TERMS),
     manager=AgentConfig(num_retrieved=3, prompt_length=36, response_length=12),
     answerer=AgentConfig(num_retrieved=4, prompt_length=36, response_length=12),
-    optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=0),
+    optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=0),
 )
 
 
