@@ -80,8 +80,8 @@ def reference_of(memories):
     reference = ReferenceBank(CONFIG.bank.when_full, clock=len(memories))
     for when, (slot, said) in enumerate(memories.items()):
         tokens, length = tiny.row(said.text, WIDTH)
-        who, time = said.speaker, said.time
-        reference.memories[slot] = Memory(tuple(tokens.tolist()), int(length), terms_of(said.text), who, time, time, when, ())
+        text = (tuple(tokens.tolist()), int(length), terms_of(said.text))
+        reference.memories[slot] = Memory(*text, said.speaker, said.created, said.time, when, ())
     return reference
 
 
@@ -102,7 +102,7 @@ def carry_out(bank, tokens, said, shown):
 
 def plain_memories(banks):
     """Reads stacked banks as dicts, though they have no embeddings."""
-    return memories_of(banks.replace(embedding=np.zeros((*banks.length.shape, 0))))
+    return memories_of(banks.replace(embedding=np.zeros((*banks.length.shape, 0), np.float32)))
 
 
 def answer_in(tokens):
@@ -348,7 +348,10 @@ def test_junk_in_empty_slots_changes_nothing(rollout, graded):
     """Oracle: the same rollout on clean banks: prompts, responses, log-probabilities and rewards, bit for bit."""
     tasks, _ = graded
     rng = np.random.default_rng(5)
-    banks = [with_junk(tiny.at(tasks.bank, p).replace(embedding=np.zeros((NUM_SLOTS, 0))), rng).replace(embedding=None) for p in range(P)]
+    banks = [
+        with_junk(tiny.at(tasks.bank, p).replace(embedding=np.zeros((NUM_SLOTS, 0), np.float32)), rng).replace(embedding=None)
+        for p in range(P)
+    ]
     spoilt = tasks.replace(bank=tiny.stack(banks))
     assert not np.array_equal(spoilt.bank.tokens, tasks.bank.tokens)
     tiny.assert_equal(rollout(spoilt), rollout(tasks))
@@ -356,11 +359,9 @@ def test_junk_in_empty_slots_changes_nothing(rollout, graded):
 
 def test_reward_sees_the_response_only(answer_greedily):
     """Oracle: exact match of the answer in the response. Every memory and every question holds the gold answer; that earns nothing."""
-    rng = np.random.default_rng(6)
-    memories = [{slot: Said(f"{gold} {gold} {gold}") for slot in range(NUM_SLOTS)} for gold in (*tiny.OBJECTS, *tiny.OBJECTS)]
-    golds = [each[0].text.split()[0] for each in memories]
-    tasks = tiny.answer_tasks(memories, [(f"What {gold}?", gold) for gold in rng.permutation(golds)])
-    tasks = tasks.replace(question=tasks.question.replace(**vars(tiny.stack([tiny.question(f"What {gold}?", gold) for gold in golds]))))
+    golds = [*tiny.OBJECTS, *tiny.OBJECTS]
+    memories = [{slot: Said(f"{gold} {gold} {gold}") for slot in range(NUM_SLOTS)} for gold in golds]
+    tasks = tiny.answer_tasks(memories, [(f"What {gold}?", gold) for gold in golds])
     trajectory = jax.device_get(answer_greedily(tasks))
     said = [answer_in(response_of(trajectory, p, 0)) for p in range(P)]
     assert trajectory.reward[:, 0].tolist() == [exact_match(text, gold) for text, gold in zip(said, golds, strict=True)]
@@ -373,7 +374,7 @@ def test_reward_sees_the_response_only(answer_greedily):
 @pytest.fixture(scope="module")
 def conversations():
     """Of seven facts, so that the bank overflows; and of five, three and none, padded."""
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(6)
     return [[tiny.random_said(rng) for _ in range(count)] for count in (7, 5, 0, 3)]
 
 
@@ -417,7 +418,7 @@ def test_what_happens_to_one_does_not_depend_on_the_others(conversations, replay
     tiny.assert_equal(reordered, tiny.at(banks, order))
     assert counts == same_counts
 
-    rng = np.random.default_rng(8)
+    rng = np.random.default_rng(7)
     tasks = tiny.answer_tasks([tiny.random_memories(rng) for _ in range(P)], [(tiny.random_question(rng), "tea") for _ in range(P)])
     order = rng.permutation(P)
     before, after = answer_greedily(tasks), answer_greedily(tiny.at(tasks, order))

@@ -12,7 +12,7 @@ from tiny import CONFIG, LANGUAGE, TOKENIZER, unoptimised  # noqa: F401
 
 from mr1jax import step as step_module
 from mr1jax.agents.rollout import AnswerTask, answer, answer_rollout
-from mr1jax.config import GREEDY, Config, LossConfig, replace
+from mr1jax.config import GREEDY, Config, LossConfig, MeshConfig, replace
 from mr1jax.model.transformer import logical_axes
 from mr1jax.rl.losses import LossBatch, ratio_gap
 from mr1jax.rl.sampling import Scores
@@ -224,6 +224,13 @@ def test_same_seed_same_bits_other_seed_other_samples():
     assert other["entropy"] != records[0]["entropy"]
 
 
+def test_each_step_draws_anew():
+    """Oracle: two steps of the same batch and, since nothing is rewarded, the same parameters: still their samples differ."""
+    _, (first, second) = program(CONFIG).run(program(CONFIG).start(), *[random_answer_tasks(0, gold="zzz")] * 2)
+    assert first["grad_norm"] == second["grad_norm"] == 0
+    assert first["entropy"] != second["entropy"]
+
+
 # ------------------------------------------------------------------------------------------------------------- what a step is for
 
 
@@ -336,8 +343,24 @@ def test_each_epoch_uses_every_prompt_once(monkeypatch):
 def test_a_run_learns_what_pays():
     """Oracle: chance. One fact, one question: random parameters know neither the form nor the fact; a constant reward is not enough."""
     tasks = tiny.answer_tasks([{0: tiny.Said("Mia likes tea")}] * P, [("What Mia likes?", "tea")] * P)
-    _, records = program(CONFIG).run(program(CONFIG).start(), *[tasks] * 60)
+    _, records = program(CONFIG).run(program(CONFIG).start(), *[tasks] * 100)
     rewards = np.array([record["reward"] for record in records])
-    print(rewards.reshape(-1, 10).mean(1))
     assert np.mean(rewards[:5]) < 0.3
     assert np.mean(rewards[-10:]) > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config",
+    [replace(CONFIG, mesh=MeshConfig(data=8)), replace(MANAGER, mesh=MeshConfig(2, 2, 2))],
+    ids=["answerer on 8x1x1", "manager on 2x2x2"],
+)
+def test_eight_devices_do_what_one_does(config):
+    """Oracle: three steps on one device: the same responses, rewards and parameters; each parameter stays where its layout says."""
+    params, records, state, compiled = three_steps(config)
+    expected, expected_records, *_ = three_steps(replace(config, mesh=MeshConfig()))
+    jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=0, atol=1e-6), params, expected)
+    for record, wanted in zip(records, expected_records, strict=True):
+        assert record == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+    layout = state_sharding(state, logical_axes(state.params["manager"]), program(config).mesh)
+    assert jax.tree.all(jax.tree.map(lambda x, at: x.sharding.is_equivalent_to(at, x.ndim), state, layout))

@@ -124,7 +124,8 @@ def test_a_filled_bank_knows_its_words(conversations):
     """Oracle: the bank made in plain Python from the same sentences, every column of it."""
     state = ManagerState(0, (0, 3, 1), 4, (0,))
     tasks = manager_tasks([state], conversations, LANGUAGE, CONFIG)
-    expected = tiny.bank({slot: tiny.Said(*(as_memory(RECORDS[0], row)[i] for i in (0, 2, 1))) for slot, row in enumerate(state.rows)})
+    said = [as_memory(RECORDS[0], row) for row in state.rows]
+    expected = tiny.bank({slot: tiny.Said(text, time, speaker, time) for slot, (text, speaker, time) in enumerate(said)})
     got = take(tasks.bank, 0)
     assert got.clock == 6  # an ADD a slot, of which those of length 0 are refused
     tiny.assert_equal(got.replace(clock=expected.clock), expected)

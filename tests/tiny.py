@@ -69,11 +69,12 @@ LANGUAGE = make_language(TOKENIZER, CONFIG.manager.num_retrieved)
 
 
 class Said(NamedTuple):
-    """A memory or a fact in plain text. time: an index of DATES."""
+    """A memory or a fact in plain text. time: an index of DATES, of its last write; created: another, of the ADD of a memory."""
 
     text: str
     time: int = 0
     speaker: int = 0
+    created: int = 0
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -121,7 +122,7 @@ def bank(memories):
         occupied=np.array([slot in memories for slot in range(NUM_SLOTS)]),
         terms=np.array([(terms.get(slot, []) + [0] * NUM_TERMS)[:NUM_TERMS] for slot in range(NUM_SLOTS)], np.int32),
         speaker=column({slot: said.speaker for slot, said in memories.items()}, 0),
-        created=column({slot: said.time for slot, said in memories.items()}, NEVER),
+        created=column({slot: said.created for slot, said in memories.items()}, NEVER),
         updated=column({slot: said.time for slot, said in memories.items()}, NEVER),
         written=column({slot: when for when, slot in enumerate(memories)}, 0),
         clock=np.int32(len(memories)),
@@ -179,7 +180,8 @@ def manager_tasks(banks, facts, questions, num_questions=CONFIG.questions_per_st
 def random_said(rng, num_words=3):
     """Words that often repeat, so that memories share some: as a rule one sentence, now and then another length."""
     sentence = [rng.choice(SUBJECTS), rng.choice(VERBS), rng.choice(OBJECTS), rng.choice(OBJECTS)]
-    return Said(" ".join(sentence[: rng.integers(num_words - 1, num_words + 2)]), int(rng.integers(len(DATES))), int(rng.integers(2)))
+    size, time, speaker, created = rng.integers([num_words - 1, 0, 0, 0], [num_words + 2, len(DATES), 2, len(DATES)]).tolist()
+    return Said(" ".join(sentence[:size]), time, speaker, created)
 
 
 def random_memories(rng):
