@@ -19,7 +19,6 @@ from mr1jax.data.records import ALWAYS
 
 SPLITS = ("train", "validation", "test")
 CONFIG = WorldConfig()
-NEW_WORDS = {"validation": {"there", "have", "does"}, "test": {"got"}}  # of templates, beyond those of training
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +37,23 @@ NOUN = (
     "(?P<noun>dog|cat|horse|boat|band|company|street|school|cafe|club|sister|brother|friend|boss|neighbour|home|job|instrument|sport|language"
     "|favourite (?:food|drink|colour))"
 )
+SAID = r"(?P<person>\w+) (?:says|said(?: that)?|told us that|mentioned that)"
 TOLD = [
-    rf"(?:sorry, )?the (?:new )?{NOUN} of (?P<person>\w+) is (?:now |really )?(?:called |in )?(?P<value>\w+)",
+    rf"(?:sorry, |no, )?the (?:new )?{NOUN} of (?P<person>\w+) is (?:now |really )?(?:called |in )?(?P<value>\w+)",
     rf"(?:sorry, )?(?P<person>\w+)'s (?:new )?{NOUN} is (?:now |really )?(?:called |in )?(?P<value>\w+)",
-    rf"(?P<person>\w+) (?:now has|has|got|told us about) an? {NOUN}(?: called|, it is) (?P<value>\w+)",
-    rf"(?P<person>\w+) (?:says|told us that) the (?:new )?{NOUN} is (?:called |in )?(?P<value>\w+)",
-    rf"(?P<person>\w+) changed the {NOUN}, it is (?:called )?(?P<value>\w+)",
-    r"(?P<person>\w+) (?:has|got|started) a (?P<noun>job) as an? (?P<value>\w+)",
-    r"(?P<person>\w+) has a (?P<noun>home) in (?P<value>\w+)",
+    rf"the (?:new )?{NOUN} that (?P<person>\w+) has is (?:called |in )?(?P<value>\w+)",
+    rf"the name of (?P<person>\w+)'s {NOUN} is (?P<value>\w+)",
+    rf"there is an? {NOUN} that (?P<person>\w+) has,(?: called)? (?P<value>\w+)",
+    rf"(?P<value>\w+) is the {NOUN} of (?P<person>\w+)",
+    rf"(?P<person>\w+) has (?P<value>\w+) as {NOUN}",
+    rf"(?P<person>\w+) (?:now has|has|got|told us about|mentioned) an? {NOUN}(?: called|, it is| by the name of) (?P<value>\w+)",
+    rf"{SAID} there is an? (?:new )?{NOUN}(?: called|, it is|,) (?P<value>\w+)",
+    rf"{SAID} the (?:new )?{NOUN} is (?:called |in )?(?P<value>\w+)",
+    rf"(?P<person>\w+) (?:changed the {NOUN}, it|got another {NOUN.replace('noun', 'noun2')}, this one) is (?:called )?(?P<value>\w+)",
+    rf"(?P<person>\w+) (?:told us about|mentioned) the {NOUN},(?: which is)?(?: called)? (?P<value>\w+)",
+    rf"(?P<person>\w+) (?:was wrong|said sorry), the {NOUN} is (?P<value>\w+)",
+    r"(?P<person>\w+) (?:has|got|started|told us about) a (?P<noun>job) as an? (?P<value>\w+)",
+    r"(?P<person>\w+) (?:has|told us about) a (?P<noun>home) in (?P<value>\w+)",
     r"(?P<person>\w+) lives in (?P<value>\w+)",
 ]
 ENDED = [
@@ -53,34 +61,42 @@ ENDED = [
     rf"(?P<person>\w+) gave up the {NOUN}",
     rf"(?P<person>\w+)'s {NOUN} is gone",
     rf"the {NOUN} of (?P<person>\w+) is gone",
-    rf"(?P<person>\w+) (?:says|told us that) the {NOUN} is gone",
+    rf"{SAID} the {NOUN} is gone",
+    rf"{SAID} there is no {NOUN} now",
+    rf"there is no longer an? {NOUN} that (?P<person>\w+) has",
 ]
 DEEDS = "visited:visit went to:go to walked to:walk to bought:buy sold:sell repaired:repair painted:paint lost:lose found:find cooked:cook "
 DEEDS += "watched:watch read:read met:meet called:call won:win"
 BASE = dict(deed.split(":") for deed in re.findall(r"\w+(?: to)?:\w+(?: to)?", DEEDS))
 PAST = rf"(?P<deed>{'|'.join(BASE)})"
-DONE = rf"(?:\w+ (?:says that|told us that) )?(?P<person>\w+) {PAST} (?:an? |the )?(?P<value>\w+)(?: with \w+| and .*)?"
+DONE = rf"(?:today |\w+ (?:says that|said that|told us that|mentioned to \w+ that) )?(?P<person>\w+)(?: and \w+)? {PAST} (?:an? |the )?(?P<value>\w+)(?: with \w+| and .*)?"
 
 ASKED_THROUGH = [
     r"(?:What is|Can you tell me|Do you know) the (?P<noun>.+) of (?P<person>\w+)'s (?P<through>.+)\?",
+    r"What is the (?P<noun>.+) that (?P<person>\w+)'s (?P<through>.+) has\?",
+    r"Which (?P<noun>.+) does (?P<person>\w+)'s (?P<through>.+) have\?",
     r"What does (?P<person>\w+)'s (?P<through>.+) have as (?P<noun>.+)\?",
 ]
 ASKED = [
     rf".*\bthe (?:name )?of (?P<person>\w+)'s {NOUN}\?",
-    rf".*\bthe {NOUN} of (?P<person>\w+)(?: called)?\?",
-    rf".* (?P<person>\w+)'s {NOUN}(?: called| have| is)?\?",
+    rf".*\bthe {NOUN} of (?P<person>\w+)(?: called| have| is)?\?",
+    rf".*\bthe {NOUN} that (?P<person>\w+) has\?",
+    rf".* (?P<person>\w+)'s {NOUN}(?: called| have| is| is called)?\?",
+    rf".*\bwhat (?P<person>\w+) has as {NOUN}\?",
     rf"What does (?P<person>\w+) have as {NOUN}\?",
-    r"Where does (?P<person>\w+) have a (?P<noun>home)\?",
+    rf"Which {NOUN} does (?P<person>\w+) have\?",
+    r"Where does (?P<person>\w+) have the (?P<noun>home)\?",
 ]
 ANY_TENSE = rf"(?P<deed>{'|'.join([*BASE, *BASE.values()])})"
-ASKED_WHEN = rf".* (?:when|When|day)(?: did| was it that)? (?P<person>[A-Z]\w+) {ANY_TENSE} (?:an? |the )?(?P<value>.+)\?"
-ASKED_WHAT = rf".* what (?P<person>[A-Z]\w+) {PAST}\?|What (?:did|was it that) (?P<person2>[A-Z]\w+) (?P<deed2>.+)\?"
+ASKED_WHEN = rf".* (?:when|When|day)(?: did| was it that| that)? (?P<person>[A-Z]\w+) {ANY_TENSE} (?:an? |the )?(?P<value>.+)\?"
+ASKED_WHAT = rf".* what (?P<person>[A-Z]\w+) {PAST}\?|What (?:did|was it that|is it that) (?P<person2>[A-Z]\w+) (?P<deed2>.+)\?"
 
 
 def match(patterns, text):
     """The named groups of the first pattern that the whole text matches, None where none does."""
     found = next((found for found in (re.fullmatch(pattern, text) for pattern in patterns) if found), None)
-    return found and {"noun": "home"} | found.groupdict()
+    groups = found and {name: text for name, text in found.groupdict().items() if text}
+    return groups and {"noun": groups.get("noun2", "home")} | groups
 
 
 def without_article(answer):
@@ -107,7 +123,7 @@ class PerfectMemory:
             assert value == asked["value"]
             return date
         if asked := match([ASKED_WHAT], question):
-            person, deed = asked["person"] or asked["person2"], asked["deed"] or asked["deed2"]
+            person, deed = (asked.get(name) or asked[name + "2"] for name in ("person", "deed"))
             return self.deeds[person, BASE.get(deed, deed)][0]
         if (asked := match(ASKED_THROUGH, question)) and asked["noun"] != "name":
             return self.states[self.states[asked["person"], asked["through"]], asked["noun"]]
@@ -170,7 +186,7 @@ def test_conversations_have_the_length_and_order_they_should(train):
         assert len(record.facts) == CONFIG.num_facts
         days = [day_of(fact.date) for fact in record.facts]
         assert days == sorted(days)
-        assert 1 < len(set(days)) <= CONFIG.num_sessions
+        assert len(set(days)) == CONFIG.num_sessions
         assert len(set(record.speakers)) == 2
         for index, fact in enumerate(record.facts):
             assert not fact.source or int(fact.source) < index
@@ -196,9 +212,9 @@ def test_every_category_and_kind_occurs(by_split):
 
 
 def test_articles_fit_what_follows(by_split):
-    """Oracle: the letter after the article, in all that is said, and in all that a test or a validation asks and answers."""
+    """Oracle: the letter after the article, in all that is said, asked and answered."""
     texts = [fact.text for records in by_split.values() for record in records for fact in record.facts]
-    asked = [question for split in ("validation", "test") for record in by_split[split] for question in record.questions]
+    asked = [question for records in by_split.values() for record in records for question in record.questions]
     texts += [text for question in asked for text in (question.question, question.answer)]
     pairs = [pair for text in texts for pair in re.findall(r"\b([Aa]n?) (\w)", text)]
     assert {article for article, _ in pairs} == {"a", "an"}
@@ -228,10 +244,10 @@ def test_no_template_is_in_two_splits():
 
 
 def test_wordings_are_held_out_but_words_are_not():
-    """Oracle: the words of templates. The few words that training never shows are listed by name above."""
+    """Oracle: the words of templates: a test asks in other sentences, not in other words."""
     words = {split: template_words(group) for split, group in templates().items()}
-    for split, unseen in NEW_WORDS.items():
-        assert words[split] - words["train"] == unseen
+    for split in ("validation", "test"):
+        assert words[split] <= words["train"]
 
 
 def test_every_listed_word_is_dealt_to_one_split_and_each_split_has_enough():

@@ -18,8 +18,8 @@ from mr1jax.structs import NO_SLOT, PAD, OperationKind
 from mr1jax.text.parsing import ANSWER_PATTERN, MANAGER_PATTERN, answer_grammar, manager_grammar, parse_answer, parse_operation
 
 LENGTH = 56
-MANAGER_BORDERS = [r"DELETE [0-9]{1,2}", r"UPDATE [0-9]{1,2}", r"(DELETE [0-9]{1,2}\n)?ADD: [^ \n].*", r"UPDATE [0-9]{1,2}: [^ \n].*"]
-ANSWER_BORDERS = [r"(.+\n)*\*\*Answer:\*\* [^ \n].*"]
+MANAGER_BORDERS = [r"DELETE [0-9]{1,2}", r"UPDATE [0-9]{1,2}", r"(DELETE [0-9]{1,2}\n)?ADD: ([^ \n].*)?", r"UPDATE [0-9]{1,2}: ([^ \n].*)?"]
+ANSWER_BORDERS = [r"(.+\n)*\*\*Answer:\*\* ([^ \n].*)?"]
 parse_operations = jax.jit(jax.vmap(parse_operation, in_axes=(None, 0, 0)))
 parse_answers = jax.jit(jax.vmap(parse_answer, in_axes=(None, 0, 0)))
 
@@ -92,14 +92,16 @@ def test_examples_of_every_form():
         (b"NOOP",): (False, 0, NO_SLOT, []),
         (b"ADD:", b" Mia", b" NOOP"): (False, 1, NO_SLOT, [b" Mia", b" NOOP"]),
         (b"UPDATE", b" 3", b":", b" Mia"): (False, 2, 3, [b" Mia"]),
-        (b"UPDATE", b" ", b"1", b"2", b": ", b"Mia"): (False, 2, 12, [b"Mia"]),
-        (b"UPDATE", b" 07", b":", b" ", "é".encode()): (False, 2, 7, ["é".encode()]),
+        (b"UPDATE", b" ", b"1", b"2", b":", b" ", b"Mia"): (False, 2, 12, [b" ", b"Mia"]),
+        (b"UPDATE", b" 07", b":", b" ", "é".encode()): (False, 2, 7, [b" ", "é".encode()]),
         (b"DELETE", b" ", b"12"): (True, 0, 12, []),
         (b"DELETE", b" 3", b"\n", b"ADD:", " 中".encode(), b" 3"): (True, 1, 3, [" 中".encode(), b" 3"]),
         (b"DELETE", b" 3", b"\nADD:", b" Mia"): (True, 1, 3, [b" Mia"]),
         (b"DELETE", b" 3", b"\n"): (False, 0, NO_SLOT, []),  # cut off
         (b"UPDATE", b" ", b"3:", b" Mia"): (False, 0, NO_SLOT, []),  # a token across a border
+        (b"UPDATE", b" 3", b": ", b"Mia"): (False, 0, NO_SLOT, []),  # a text begins with its space
         (b"ADD:",): (False, 0, NO_SLOT, []),
+        (b"ADD:", b" "): (False, 0, NO_SLOT, []),
         (b"ADD:", b"  ", b"Mia"): (False, 0, NO_SLOT, []),
     }
     for pieces, (delete, kind, slot, text) in examples.items():

@@ -18,14 +18,14 @@ _SLOT = r"[0-9]{1,2}"
 _TEXT = r"[^ \n][^\n]*"
 _DELETE = rf"DELETE {_SLOT}"
 _UPDATE = rf"UPDATE {_SLOT}"
-_ADD_TEXT = rf"({_DELETE}\n)?ADD: {_TEXT}"
-_UPDATE_TEXT = rf"{_UPDATE}: {_TEXT}"
+_ADD = rf"({_DELETE}\n)?ADD: "
+_MARKED_ANSWER = r"( ?[^* \n][^\n]*\n){0,4}\*\*Answer:\*\* "
 
-MANAGER_PATTERN = rf"NOOP|{_ADD_TEXT}|{_UPDATE_TEXT}|{_DELETE}"
+MANAGER_PATTERN = rf"NOOP|{_ADD}{_TEXT}|{_UPDATE}: {_TEXT}|{_DELETE}"
 """What the Memory Manager writes: `NOOP`, `ADD: text`, `UPDATE 3: text`, `DELETE 3`, or `DELETE 3`, a line break and `ADD: text`, the
 replacement that language models like to make of an update. Text is one line that does not begin with a second space."""
 
-ANSWER_PATTERN = rf"( ?[^* \n][^\n]*\n){{0,4}}\*\*Answer:\*\* {_TEXT}"
+ANSWER_PATTERN = _MARKED_ANSWER + _TEXT
 """What the Answer Agent writes: up to four lines that quote memories, then `**Answer:** text`. No quote begins as the marker does, so the
 marker is the first line that begins with it, and the answer may say anything."""
 
@@ -45,14 +45,17 @@ class ParsedOperation:
 
 
 def manager_grammar(tokenizer: Tokenizer) -> Grammar:
-    """Compiles MANAGER_PATTERN with the labels that `parse_operation` reads."""
-    labels = {"delete_slot": _DELETE, "update_slot": _UPDATE, "add_text": _ADD_TEXT, "update_text": _UPDATE_TEXT}
+    """Compiles MANAGER_PATTERN with the labels that `parse_operation` reads.
+
+    A text begins with the space before it, so that it is whole also where a tokenizer spells that space apart: " ", "U", "rsula".
+    """
+    labels = {"delete_slot": _DELETE, "update_slot": _UPDATE, "add_text": rf"{_ADD}({_TEXT})?", "update_text": rf"{_UPDATE}: ({_TEXT})?"}
     return compile_grammar(MANAGER_PATTERN, tokenizer, labels)
 
 
 def answer_grammar(tokenizer: Tokenizer) -> Grammar:
-    """Compiles ANSWER_PATTERN with the label that `parse_answer` reads: the whole pattern, true from the first byte of the answer."""
-    return compile_grammar(ANSWER_PATTERN, tokenizer, {"answer": ANSWER_PATTERN})
+    """Compiles ANSWER_PATTERN with the label that `parse_answer` reads: true from the space before the answer on."""
+    return compile_grammar(ANSWER_PATTERN, tokenizer, {"answer": rf"{_MARKED_ANSWER}({_TEXT})?"})
 
 
 def parse_operation(grammar: Grammar, tokens_R: Array, length: Array) -> ParsedOperation:

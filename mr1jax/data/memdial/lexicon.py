@@ -79,17 +79,21 @@ def _syllable(rng: random.Random) -> str:
     return rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
 
 
+@functools.cache
+def _listed(kind: str, split: str) -> tuple[str, ...]:
+    """The listed words of a kind in a split; none for proper names, nor where the hash dealt too few: validation has no sport of its own."""
+    words = tuple(word for word in COMMON.get(kind, ()) if split_of(word) == split)
+    return words if len(words) >= _FEWEST else ()
+
+
 def draw_value(kind: str, split: str, rng: random.Random) -> str:
     """A value of a kind that belongs to the split: "proper" is made of two or three syllables, the others are listed words."""
     if kind not in VALUE_KINDS:
         raise ValueError(f"{kind!r} is no kind of value; choose one of {', '.join(VALUE_KINDS)}")
-    if kind != "proper" and sum(split_of(word) == split for word in set(COMMON[kind])) < _FEWEST:
-        kind = "proper"  # the hash dealt this split too few: validation has no sport of its own
+    if listed := _listed(kind, split):
+        return rng.choice(listed)
     while True:
-        if kind == "proper":
-            word = "".join(_syllable(rng) for _ in range(rng.choice((2, 2, 3)))).capitalize()
-        else:
-            word = rng.choice(COMMON[kind])
+        word = "".join(_syllable(rng) for _ in range(rng.choice((2, 2, 3)))).capitalize()
         if split_of(word) == split:
             return word
 

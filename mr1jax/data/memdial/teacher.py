@@ -17,7 +17,8 @@ from mr1jax.data.memdial.world import MULTI_HOP, NO_ANSWER, TEMPORAL
 from mr1jax.data.records import Question, Record
 
 _STOP_WORDS = frozenset(
-    "a an the is of in to it has have had was and with about what when where which who did does do you know can tell me name called".split()
+    """a an the is of in to it has have had was and with about that there us this as on by now what when where which who did does do you
+    know can tell told say says said mentioned me name called day""".split()
 )
 _LEMMA = {event.past.split()[0]: event.base.split()[0] for event in say.EVENTS}
 

@@ -67,13 +67,26 @@ RELATIONS = (
         "home",
         "proper",
         statement=Wordings(
-            ("{p} lives in {v}", "{p} has a home in {v}", "{p}'s home is in {v}"),
+            (
+                "{p} lives in {v}",
+                "{p} has a home in {v}",
+                "{p}'s home is in {v}",
+                "the home that {p} has is in {v}",
+                "{p} said that the home is in {v}",
+                "{p} told us about a home in {v}",
+            ),
             ("{p} says the home is in {v}",),
             ("the home of {p} is in {v}", "{p} told us that the home is in {v}"),
         ),
         question=Wordings(
-            ("Where is {p}'s home?", "Where is the home of {p}?", "Can you tell me where {p}'s home is?"),
-            ("Where does {p} have a home?",),
+            (
+                "Where is {p}'s home?",
+                "Where is the home of {p}?",
+                "Can you tell me where {p}'s home is?",
+                "Where does {p} have the home?",
+                "Do you know where the home of {p} is?",
+            ),
+            ("Where is the home that {p} has?",),
             ("Do you know where {p}'s home is?",),
         ),
     ),
@@ -82,7 +95,14 @@ RELATIONS = (
         "job",
         ends=True,
         statement=Wordings(
-            ("{p} has a job as a {v}", "{p}'s job is {v}", "{p} started a job as a {v}"),
+            (
+                "{p} has a job as a {v}",
+                "{p}'s job is {v}",
+                "{p} started a job as a {v}",
+                "the job that {p} has is {v}",
+                "{p} said that the job is {v}",
+                "{p} told us about a job as a {v}",
+            ),
             ("{p} says the job is {v}",),
             ("{p} got a job as a {v}", "{p} told us that the job is {v}"),
         ),
@@ -114,68 +134,158 @@ EVENTS = (
 )
 
 NAMED_STATEMENTS = Wordings(
-    ("{p} has a {n} called {v}", "{p}'s {n} is called {v}", "the {n} of {p} is called {v}", "{p} told us about a {n} called {v}"),
-    ("{p} says the {n} is called {v}",),
-    ("{p} told us that the {n} is called {v}", "{p} got a {n} called {v}"),
+    (
+        "{p} has a {n} called {v}",
+        "{p}'s {n} is called {v}",
+        "the {n} of {p} is called {v}",
+        "{p} told us about a {n} called {v}",
+        "{p} got a {n} called {v}",
+        "{p} said that the {n} is called {v}",
+        "{p} has a {n} by the name of {v}",
+        "the name of {p}'s {n} is {v}",
+        "{p} mentioned the {n}, which is called {v}",
+        "there is a {n} that {p} has, called {v}",
+    ),
+    ("{p} says the {n} is called {v}", "{p} said there is a {n} called {v}"),
+    ("{p} told us that the {n} is called {v}", "{p} mentioned a {n} called {v}", "the {n} that {p} has is called {v}"),
 )
 PLAIN_STATEMENTS = Wordings(
-    ("{p}'s {n} is {v}", "the {n} of {p} is {v}", "{p} has a {n}, it is {v}"),
-    ("{p} says the {n} is {v}",),
-    ("{p} told us that the {n} is {v}", "{p} got a {n}, it is {v}"),
+    (
+        "{p}'s {n} is {v}",
+        "the {n} of {p} is {v}",
+        "{p} has a {n}, it is {v}",
+        "{p} told us about the {n}, {v}",
+        "{p} got a {n}, it is {v}",
+        "{p} said that the {n} is {v}",
+        "{p} has {v} as {n}",
+        "{v} is the {n} of {p}",
+        "{p} mentioned the {n}, which is {v}",
+        "there is a {n} that {p} has, {v}",
+    ),
+    ("{p} says the {n} is {v}", "{p} said there is a {n}, it is {v}"),
+    ("{p} told us that the {n} is {v}", "{p} mentioned that the {n} is {v}", "the {n} that {p} has is {v}"),
 )
 NAMED_CHANGES = Wordings(
-    ("{p} now has a {n} called {v}", "{p}'s new {n} is called {v}", "{p} changed the {n}, it is called {v}"),
+    (
+        "{p} now has a {n} called {v}",
+        "{p}'s new {n} is called {v}",
+        "{p} changed the {n}, it is called {v}",
+        "{p} said that there is a new {n} called {v}",
+        "{p} got another {n}, this one is called {v}",
+        "the new {n} that {p} has is called {v}",
+    ),
     ("{p} says the new {n} is called {v}",),
     ("{p}'s {n} is now called {v}", "the new {n} of {p} is called {v}"),
 )
 PLAIN_CHANGES = Wordings(
-    ("{p} now has a {n}, it is {v}", "{p}'s new {n} is {v}", "{p} changed the {n}, it is {v}"),
+    (
+        "{p} now has a {n}, it is {v}",
+        "{p}'s new {n} is {v}",
+        "{p} changed the {n}, it is {v}",
+        "{p} said that there is a new {n}, {v}",
+        "{p} got another {n}, this one is {v}",
+        "the new {n} that {p} has is {v}",
+    ),
     ("{p} says the new {n} is {v}",),
     ("{p}'s {n} is now {v}", "the new {n} of {p} is {v}"),
 )
 CORRECTIONS = Wordings(
-    ("sorry, {p}'s {n} is really {v}", "{p}'s {n} is really {v}"),
+    (
+        "sorry, {p}'s {n} is really {v}",
+        "{p}'s {n} is really {v}",
+        "{p} was wrong, the {n} is {v}",
+        "no, the {n} of {p} is {v}",
+        "{p} said sorry, the {n} is {v}",
+    ),
     ("sorry, the {n} of {p} is {v}",),
     ("the {n} of {p} is really {v}",),
 )
 VAGUE = Wordings(
-    ("{p} has a {n}", "{p} thinks a lot about the {n}", "{p} is happy with the {n}"),
+    (
+        "{p} has a {n}",
+        "{p} thinks a lot about the {n}",
+        "{p} is happy with the {n}",
+        "{p} mentioned that there is a {n}",
+        "{p} is really proud of the {n}",
+        "{p} told us a bit about the {n}",
+    ),
     ("{p} says there is a {n}",),
     ("{p} told us about a {n}", "{p} is really happy about the {n}"),
 )
 ENDINGS = Wordings(
-    ("{p} no longer has a {n}", "{p} gave up the {n}", "{p}'s {n} is gone"),
+    (
+        "{p} no longer has a {n}",
+        "{p} gave up the {n}",
+        "{p}'s {n} is gone",
+        "{p} said that there is no {n} now",
+        "there is no longer a {n} that {p} has",
+        "{p} mentioned that the {n} is gone",
+    ),
     ("{p} says the {n} is gone",),
     ("the {n} of {p} is gone", "{p} told us that the {n} is gone"),
 )
 EVENT_STATEMENTS = Wordings(
-    ("{p} {past} {v}", "{p} {past} {v} with {w}", "{p} says that {p} {past} {v}", "{p} {past} {v} and was happy about it"),
+    (
+        "{p} {past} {v}",
+        "{p} {past} {v} with {w}",
+        "{p} says that {p} {past} {v}",
+        "{p} {past} {v} and was happy about it",
+        "{p} said that {p} {past} {v} with {w}",
+        "{p} and {w} {past} {v}",
+        "today {p} {past} {v}",
+        "{p} mentioned to {w} that {p} {past} {v}",
+    ),
     ("{p} {past} {v} and told {w}",),
     ("{p} told us that {p} {past} {v}", "{p} {past} {v} and thinks a lot about it"),
 )
 
 NAMED_QUESTIONS = Wordings(
-    ("What is {p}'s {n} called?", "What is the name of {p}'s {n}?", "Can you tell me the name of {p}'s {n}?"),
+    (
+        "What is {p}'s {n} called?",
+        "What is the name of {p}'s {n}?",
+        "Can you tell me the name of {p}'s {n}?",
+        "Do you know what {p}'s {n} is called?",
+        "Which name does the {n} of {p} have?",
+        "What is the name of the {n} that {p} has?",
+    ),
     ("What name does {p}'s {n} have?",),
     ("What is the {n} of {p} called?", "Do you know the name of {p}'s {n}?"),
 )
 PLAIN_QUESTIONS = Wordings(
-    ("What is {p}'s {n}?", "What is the {n} of {p}?", "Can you tell me {p}'s {n}?"),
+    (
+        "What is {p}'s {n}?",
+        "What is the {n} of {p}?",
+        "Can you tell me {p}'s {n}?",
+        "Do you know what {p} has as {n}?",
+        "Which {n} does {p} have?",
+        "What is the {n} that {p} has?",
+    ),
     ("What does {p} have as {n}?",),
     ("Do you know {p}'s {n}?", "Can you tell me the {n} of {p}?"),
 )
 WHEN_QUESTIONS = Wordings(
-    ("When did {p} {base} {v}?", "Do you know when {p} {past} {v}?", "On which day did {p} {base} {v}?"),
+    (
+        "When did {p} {base} {v}?",
+        "Do you know when {p} {past} {v}?",
+        "On which day did {p} {base} {v}?",
+        "When was the day that {p} {past} {v}?",
+        "Can you tell me on which day {p} {past} {v}?",
+    ),
     ("When was it that {p} {past} {v}?",),
     ("Can you tell me when {p} {past} {v}?", "Do you know on which day {p} {past} {v}?"),
 )
 WHAT_QUESTIONS = Wordings(
-    ("What did {p} {base}?", "Do you know what {p} {past}?"),
+    ("What did {p} {base}?", "Do you know what {p} {past}?", "What is it that {p} {past}?"),
     ("What was it that {p} {past}?",),
     ("Can you tell me what {p} {past}?",),
 )
 HOP_QUESTIONS = Wordings(
-    ("What is the {n} of {p}'s {m}?", "Can you tell me the {n} of {p}'s {m}?"),
+    (
+        "What is the {n} of {p}'s {m}?",
+        "Can you tell me the {n} of {p}'s {m}?",
+        "What is the {n} that {p}'s {m} has?",
+        "Which {n} does {p}'s {m} have?",
+    ),
     ("What does {p}'s {m} have as {n}?",),
     ("Do you know the {n} of {p}'s {m}?",),
 )

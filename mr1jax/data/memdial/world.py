@@ -68,7 +68,8 @@ class _Story:
         return self.rng.choice(wordings.of(self.split))
 
     def value(self, kind: str) -> str:
-        return draw_value(kind, self.split, self.rng)
+        """A value of a kind; nobody is a speaker's own sister, nor is the other speaker."""
+        return next(v for v in iter(lambda: draw_value(kind, self.split, self.rng), None) if v not in self.speakers)
 
     def tell(self, text: str, speaker: int, kind: str, value: str | None = None, about: int = -1) -> int:
         """Adds a fact and returns its index. `about` is the earlier fact it repeats, changes or ends."""
@@ -93,7 +94,7 @@ def _statement(story: _Story, state: _State, named: say.Wordings, plain: say.Wor
 def _question(story: _Story, state: _State) -> str:
     relation = state.relation
     wordings = relation.question or (say.NAMED_QUESTIONS if relation.named else say.PLAIN_QUESTIONS)
-    return story.pick(wordings).format(p=state.person, n=relation.noun)
+    return _with_articles(story.pick(wordings).format(p=state.person, n=relation.noun))
 
 
 def _close_questions(story: _Story, fact: int) -> None:
@@ -155,7 +156,7 @@ def _tell_repeat(story: _Story, state: _State) -> None:
 
 def _tell_event(story: _Story, speaker: int, event: say.Event) -> None:
     person = story.speakers[speaker]
-    value = event.article + story.value(event.kind)
+    value = _with_articles(event.article + story.value(event.kind))
     words = dict(p=person, past=event.past, base=event.base, v=value, w=story.value("person"))
     fact = story.tell(story.pick(say.EVENT_STATEMENTS).format(**words), speaker, "event", value)
     when = story.pick(say.WHEN_QUESTIONS).format(**words)
@@ -220,8 +221,7 @@ def generate(seed: int, split: str, config: WorldConfig = WorldConfig()) -> tupl
     first = draw_value("person", split, rng)
     second = next(name for name in iter(lambda: draw_value("person", split, rng), None) if name != first)
     days = sorted(rng.sample(range(720), config.num_sessions))
-    per_session = -(-config.num_facts // config.num_sessions)
-    dates = [render_date(days[i // per_session]) for i in range(config.num_facts)]
+    dates = [render_date(days[i * config.num_sessions // config.num_facts]) for i in range(config.num_facts)]
     story = _Story(split, rng, (first, second), dates)
     story.states = _draw_states(story, config.num_states)
     _tell(story, config)
