@@ -69,7 +69,8 @@ DEEDS = "visited:visit went to:go to walked to:walk to bought:buy sold:sell repa
 DEEDS += "watched:watch read:read met:meet called:call won:win"
 BASE = dict(deed.split(":") for deed in re.findall(r"\w+(?: to)?:\w+(?: to)?", DEEDS))
 PAST = rf"(?P<deed>{'|'.join(BASE)})"
-DONE = rf"(?:today |\w+ (?:says that|said that|told us that|mentioned to \w+ that) )?(?P<person>\w+)(?: and \w+)? {PAST} (?:an? |the )?(?P<value>\w+)(?: with \w+| and .*)?"
+TOLD_BY = r"(?:today |\w+ (?:says that|said that|told us that|mentioned to \w+ that) )?"
+DONE = rf"{TOLD_BY}(?P<person>\w+)(?: and \w+)? {PAST} (?:an? |the )?(?P<value>\w+)(?: with \w+| and .*)?"
 
 ASKED_THROUGH = [
     r"(?:What is|Can you tell me|Do you know) the (?P<noun>.+) of (?P<person>\w+)'s (?P<through>.+)\?",

@@ -135,11 +135,11 @@ def test_a_filled_bank_knows_its_words(conversations):
 
 
 def test_questions_linked_to_a_turn():
-    """Oracle: by hand. First what rests on the new fact, then what the bank can answer, the memory written longest ago first."""
+    """Oracle: by hand. In turns: what rests on the new fact, on the memory written longest ago, on those most like the fact."""
     questions = [
         asks("Mia", "a", (0,), 1),  # held, and oldest
         asks("Mia", "b", (1,), 2),  # held
-        asks("Mia", "c", (2, 3), 4),  # on the new fact and another
+        asks("Mia", "c", (2, 3), 4),  # on the new fact and one that is gone
         asks("Mia", "d", (2,), 3),  # its memory is gone
         asks("Mia", "e", (3,), 4, 5),  # on the new fact, while it lasts
         asks("Mia", "f", (0,), 1, 4),  # no longer true
@@ -148,20 +148,27 @@ def test_questions_linked_to_a_turn():
     ]
     chosen = record("r", 8, questions)
     for seed in range(5):
-        assert linked_questions(chosen, [0, 1], 3, 4, random.Random(seed)) == (2, 4, 0, 1)
-        assert linked_questions(chosen, [0, 1], 3, 3, random.Random(seed)) == (2, 4, 0)
-        assert linked_questions(chosen, [1, 0], 3, 4, random.Random(seed)) == (2, 4, 1, 0)
-        assert linked_questions(chosen, [0, 1], 3, 1, random.Random(seed)) == (2,)
+        assert linked_questions(chosen, [0, 1], 3, 4, random.Random(seed)) == (4, 0, 1)
+        assert linked_questions(chosen, [1, 0], 3, 4, random.Random(seed)) == (4, 1, 0)
+        assert linked_questions(chosen, [0, 1], 3, 2, random.Random(seed)) == (4, 0)
+        assert linked_questions(chosen, [0, 1], 3, 1, random.Random(seed)) == (4,)
+        assert set(linked_questions(chosen, [0, 2, 1], 3, 9, random.Random(seed))) == {0, 1, 2, 3, 4}
+
+
+def test_questions_about_memories_like_the_fact_are_asked():
+    """Oracle: by hand. Of four memories that are asked about, one shares its words with the fact and one is the oldest."""
+    facts = [Fact(text, 0, "") for text in ("Mia has a cat", "Ben sings", "Zoe likes tea", "Ben has a blue boat", "Ben has a new boat")]
+    chosen = Record("r", ("Mia", "Ben"), tuple(facts), tuple(asks("Mia", "a", (i,), i + 1) for i in range(4)))
+    for seed in range(5):
+        assert linked_questions(chosen, [0, 1, 2, 3], 4, 2, random.Random(seed)) == (0, 3)
 
 
 def test_states_of_other_data_hold_the_last_facts():
-    """Oracle: by hand. A turn counts where its fact is asked about, or where the bank is full and something in it is."""
+    """Oracle: by hand. A turn counts where its fact is asked about, or where the bank is full and the oldest of it is."""
     states = manager_states(RECORDS, num_slots=2, num_questions=NUM_QUESTIONS, seed=0)
     assert states == [
         ManagerState(0, (), 0, (0,)),
         ManagerState(0, (0, 1), 2, (2, 0)),
-        ManagerState(0, (1, 2), 3, (2,)),
-        ManagerState(0, (6, 7), 8, (1,)),
         ManagerState(1, (), 0, (1,)),
         ManagerState(1, (0,), 1, (2,)),
         ManagerState(1, (0, 1), 2, (0, 2)),
@@ -179,8 +186,9 @@ def test_states_of_memdial_are_banks_that_could_be():
         assert all(row < state.fact for row in state.rows)
         assert 0 < len(set(state.questions)) == len(state.questions) <= 4
         assert all(q.asked_after <= state.fact + 1 < q.valid_until for q in questions)
-        assert all(state.fact in q.evidence or set(q.evidence) <= set(state.rows) for q in questions)
-        assert any(state.fact in q.evidence for q in questions) or len(state.rows) == num_slots
+        assert all(set(q.evidence) <= {*state.rows, state.fact} for q in questions)
+        at_stake = {state.fact, *(state.rows[:1] if len(state.rows) == num_slots else ())}
+        assert any(at_stake.intersection(q.evidence) for q in questions)
     assert {state.record for state in states} == set(range(6))
     assert any(len(state.rows) == num_slots for state in states)
     assert any(list(state.rows) != list(range(min(state.rows), max(state.rows) + 1)) for state in states if state.rows)

@@ -4,11 +4,12 @@ The paper has another model build the bank that precedes a turn (Memory-R1, arXi
 heuristic builds it; elsewhere it holds the facts that came last. Indices of facts and questions only: tokens come later.
 """
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mr1jax.data.memdial.teacher import HABITS, HeuristicManager
+from mr1jax.data.memdial.teacher import HABITS, HeuristicManager, overlap
 from mr1jax.data.records import Record
 
 
@@ -34,28 +35,37 @@ def _rows_before(record: Record, num_slots: int, rng: random.Random) -> list[tup
 
 
 def linked_questions(record: Record, rows: Sequence[int], turn: int, count: int, rng: random.Random) -> tuple[int, ...]:
-    """Chooses at most `count` questions that the operation at `turn` can decide.
+    """Chooses at most `count` questions that the operation at `turn` can decide, in turns from three sides.
 
-    First those that rest on the new fact; then those that rest on what is in the bank, the memory written longest ago first, since it is
-    the one that an ADD to a full bank overwrites. Only questions whose answer holds right after the turn.
+    Those that rest on the new fact: lost where it is not written. Those that rest on the memory written longest ago: lost where a full
+    bank ADDs. Those that rest on memories like the fact, which the Manager is shown: lost where it drops or overwrites the wrong one.
+    Only questions that hold right after the turn and that the bank can then answer.
     """
     said = turn + 1
-    valid = [i for i, q in enumerate(record.questions) if q.evidence and q.asked_after <= said < q.valid_until]
+    known = {*rows, turn}
+    valid = [
+        i for i, q in enumerate(record.questions) if q.evidence and q.asked_after <= said < q.valid_until and known.issuperset(q.evidence)
+    ]
+    valid = rng.sample(valid, len(valid))  # ties below are broken at random: sorting keeps the order
     about_fact = [i for i in valid if turn in record.questions[i].evidence]
-    held = [i for i in valid if i not in about_fact and set(record.questions[i].evidence) <= set(rows)]
-    at_risk = sorted(held, key=lambda i: (min(rows.index(e) for e in record.questions[i].evidence), rng.random()))
-    oldest, rest = at_risk[: count // 2], at_risk[count // 2 :]
-    return tuple([*about_fact, *oldest, *rng.sample(rest, len(rest))][:count])
+    held = [i for i in valid if i not in about_fact]
+    at_risk = sorted(held, key=lambda i: min(rows.index(e) for e in record.questions[i].evidence))
+    alike = sorted(held, key=lambda i: -max(overlap(record.facts[turn].text, record.facts[e].text) for e in record.questions[i].evidence))
+    in_turns = itertools.chain.from_iterable(itertools.zip_longest(about_fact, at_risk, alike))
+    return tuple(dict.fromkeys(i for i in in_turns if i is not None))[:count]
 
 
 def manager_states(records: Sequence[Record], num_slots: int, num_questions: int, seed: int) -> list[ManagerState]:
-    """Lists the states of all conversations in which an operation can matter: the fact is asked about, or the bank is full."""
+    """Lists the states of all conversations in which it matters whether the fact is written.
+
+    It does where the fact is asked about, and where the bank is full and what an ADD would overwrite is asked about.
+    """
     states = []
     for number, record in enumerate(records):
         rng = random.Random(f"states/{seed}/{record.id}")
         for turn, rows in enumerate(_rows_before(record, num_slots, rng)):
             questions = linked_questions(record, rows, turn, num_questions, rng)
-            decides = any(turn in record.questions[i].evidence for i in questions)
-            if questions and (decides or len(rows) == num_slots):
+            at_stake = {turn, rows[0]} if len(rows) == num_slots else {turn}
+            if any(at_stake.intersection(record.questions[i].evidence) for i in questions):
                 states.append(ManagerState(number, rows, turn, questions))
     return states

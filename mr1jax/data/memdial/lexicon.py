@@ -81,7 +81,7 @@ def _syllable(rng: random.Random) -> str:
 
 @functools.cache
 def _listed(kind: str, split: str) -> tuple[str, ...]:
-    """The listed words of a kind in a split; none for proper names, nor where the hash dealt too few: validation has no sport of its own."""
+    """The words of a kind that a split has; none for proper names, nor where the hash dealt too few: validation has no sport of its own."""
     words = tuple(word for word in COMMON.get(kind, ()) if split_of(word) == split)
     return words if len(words) >= _FEWEST else ()
 
