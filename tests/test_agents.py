@@ -310,7 +310,7 @@ def ask_one(answer_greedily, bank, tasks, p, q):
 
 
 def as_text(memories):
-    """Without the words of what is not UTF-8: random parameters write such bytes too, and no reader of text can say what words those are."""
+    """Without the words of what is not UTF-8: random parameters write such bytes too, and no reader of text knows their words."""
 
     def words_or_none(memory):
         spelt = b"".join(map(TOKENIZER.token_bytes, memory.tokens[: memory.length]))
