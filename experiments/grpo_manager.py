@@ -4,6 +4,8 @@ Command:   make train EXP=grpo_manager
 
 from mr1jax.config import Config, LossConfig, OptimizerConfig
 
+PARTNER = "grpo_answer"  # whose agent completes the pair that `make eval` evaluates
+
 
 def get_config() -> Config:
     return Config(

@@ -4,6 +4,8 @@ Command:   make train EXP=ppo_answer
 
 from mr1jax.config import Config, LossConfig, OptimizerConfig
 
+PARTNER = "ppo_manager"  # whose agent completes the pair that `make eval` evaluates
+
 
 def get_config() -> Config:
     return Config(

@@ -1,16 +1,20 @@
-"""Evaluates what an experiment trained, beside the warm start: on memdial's test split, or on LoCoMo as the paper does."""
+"""Compares what was trained with what it started from, on memdial's test split or on LoCoMo as the paper does.
+
+The rows of a table are pairings of banks and readers: a Manager, or none, that built the banks, and an Answer Agent that reads them.
+"""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mr1jax import evaluate, locomo_report, report
-from mr1jax.config import AgentConfig, BankConfig, Config, replace, require
+from mr1jax.config import AGENTS, AgentConfig, BankConfig, Config, replace, require
 from mr1jax.data.datasets import read_split
 from mr1jax.data.memdial.world import CATEGORIES
-from mr1jax.evaluate import Row
+from mr1jax.evaluate import Memories, Row
 from mr1jax.prepare import Start, encode, load_start
-from mr1jax.structs import Conversation
+from mr1jax.structs import Conversation, PyTree
 
 LOCOMO_BANK = BankConfig(num_slots=768, slot_width=64)
 LOCOMO_ANSWERER = AgentConfig(num_retrieved=30, prompt_length=512, response_length=96, per_speaker=True)  # the paper's 30 + 30
@@ -26,29 +30,54 @@ def for_locomo(config: Config) -> Config:
     return replace(config, bank=LOCOMO_BANK, manager=LOCOMO_MANAGER, answerer=LOCOMO_ANSWERER)
 
 
-def run_benchmark(config: Config, folder: Path, source: str, data_dir: Path, seed: int) -> dict[str, Row]:
+def compare(start: Start, trained: Mapping[str, PyTree], conversations: Conversation, seed: int) -> dict[str, Row]:
+    """Evaluates every pairing there is, the most trained one last; banks are built once each.
+
+    start: the warm agents; trained: parameters of "manager", "answerer" or both. Rows: no_memory, append_only, warm_start, and
+    rl_answer, rl_manager, rl_both as far as they were trained.
+    """
+    language, config, warm = start.language, start.config, start.params
+
+    def row(memories: Memories, reader: Mapping[str, PyTree]) -> Row:
+        return evaluate.evaluate(reader["answerer"], memories, conversations, language, config, seed=seed)
+
+    warm_banks = evaluate.build_banks(warm["manager"], conversations, language, config)
+    rows = {
+        "no_memory": row(evaluate.empty_banks(conversations, config), warm),
+        "append_only": row(evaluate.append_only_banks(conversations, language, config), warm),
+        report.BASELINE: row(warm_banks, warm),
+    }
+    if "answerer" in trained:
+        rows["rl_answer"] = row(warm_banks, trained)
+    if "manager" in trained:
+        trained_banks = evaluate.build_banks(trained["manager"], conversations, language, config)
+        rows["rl_manager"] = row(trained_banks, warm)
+        if "answerer" in trained:
+            rows["rl_both"] = row(trained_banks, trained)
+    return rows
+
+
+def run_benchmark(config: Config, folder: Path, partner: Path, source: str, data_dir: Path, seed: int) -> dict[str, Row]:
     """Evaluates the agent trained in `folder`, prints the table and writes `folder/eval_<source>/`.
 
-    source: "memdial", "locomo", "locomo/turns" or "locomo/turns_no_captions". The rows are warm_start, which is what the run started from,
-    and rl_both, with the trained agent in its place.
+    partner: the folder of a run that trained the other agent; where there is none, that agent is the warm start's throughout.
+    source: "memdial", "locomo", "locomo/turns" or "locomo/turns_no_captions".
     """
     weights = folder / f"{config.agent}.safetensors"
     require(weights.is_file(), f"there is no trained {config.agent} at {weights}; run: make train EXP={folder.name}")
     started = time.monotonic()
-    config = for_locomo(config) if source.startswith("locomo") else config
+    config = replace(for_locomo(config) if source.startswith("locomo") else config, manager_from="", answerer_from="")
     records = read_split(source, "test", data_dir)
-    start = load_start(config)
-    trained = load_start(replace(config, **{f"{config.agent}_from": str(folder)}))
+    start, trained = load_start(config), load_trained(config, [folder, partner])
     conversations = encode(records, start)
-    rows = {report.BASELINE: _row(start, conversations, seed), report.TRAINED: _row(trained, conversations, seed)}
-    p_value = evaluate.p_value(rows[report.TRAINED], rows[report.BASELINE], seed)
+    rows = compare(start, trained, conversations, seed)
+    p_value = evaluate.p_value(rows[report.most_trained(rows)], rows[report.BASELINE], seed)
     common: Any = dict(seed=seed, seconds=time.monotonic() - started, compilations=evaluate.compilations(), p_value=p_value)
     out = folder / f"eval_{source.replace('/', '_')}"
     if source == "memdial":
+        about = f"The test split of memdial; trained: {' and '.join(f'the {agent}' for agent in trained)}."
         report.print_table(rows)
-        report.write_report(
-            out, rows, about=f"The {config.agent} of `{folder.name}` on the test split of memdial.", categories=CATEGORIES, **common
-        )
+        report.write_report(out, rows, about=about, categories=CATEGORIES, **common)
     else:
         locomo_report.print_locomo(rows)
         facts = "turns" if "turns" in source else "observations"
@@ -58,6 +87,11 @@ def run_benchmark(config: Config, folder: Path, source: str, data_dir: Path, see
     return rows
 
 
-def _row(start: Start, conversations: Conversation, seed: int) -> Row:
-    memories = evaluate.build_banks(start.params["manager"], conversations, start.language, start.config)
-    return evaluate.evaluate(start.params["answerer"], memories, conversations, start.language, start.config, seed=seed)
+def load_trained(config: Config, folders: list[Path]) -> dict[str, PyTree]:
+    """Reads the agents that were trained in any of the folders, the first that has one."""
+    trained: dict[str, PyTree] = {}
+    for agent in AGENTS:
+        of_agent = [folder for folder in folders if (folder / f"{agent}.safetensors").is_file()]
+        if of_agent:
+            trained[agent] = load_start(replace(config, **{f"{agent}_from": str(of_agent[0])})).params[agent]
+    return trained

@@ -1,9 +1,13 @@
 """The command line: arguments only. What a user got wrong comes back as one sentence on standard error and exit status 2."""
 
+import contextlib
+import functools
 import importlib.util
+import io
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,6 +69,8 @@ def evaluate(
 ) -> None:
     """Evaluates what an experiment trained, beside the warm start, on memdial's test split or on LoCoMo's 1,307 test questions.
 
+    Where the experiment's partner has been trained too, the pair is evaluated as well.
+
     Args:
       experiment: a file of experiments/ that has been trained into its folder of runs.
       facts: what goes through the Manager on LoCoMo: its observation sentences, or the turns themselves.
@@ -73,9 +79,9 @@ def evaluate(
     """
     from mr1jax.benchmark import run_benchmark
 
-    config = load_config(experiment)
+    config, partner = load_config(experiment), load_experiment(experiment).PARTNER
     source = data if data == "memdial" or facts == "observations" else ("locomo/turns" if captions else "locomo/turns_no_captions")
-    run_benchmark(config, runs / experiment, source, data_dir, eval_seed)
+    run_benchmark(config, runs / experiment, runs / partner, source, data_dir, eval_seed)
 
 
 def warm_start(assets: Path = Path("assets"), steps: int | None = None) -> None:
@@ -85,7 +91,7 @@ def warm_start(assets: Path = Path("assets"), steps: int | None = None) -> None:
     warm_start(Config(), WarmStartConfig() if steps is None else WarmStartConfig(steps=steps), assets)
 
 
-def train(arguments: Sequence[str]) -> None:
+def train(arguments: Sequence[str]) -> Callable[[], None]:
     """Trains an experiment: its file gives the configuration, the other arguments change fields of it."""
     from mr1jax.experiment import run_experiment
 
@@ -97,21 +103,47 @@ def train(arguments: Sequence[str]) -> None:
         default=load_config(name),
         args=overrides,
     )
-    run_experiment(config, Path("runs") / name)
+    return functools.partial(run_experiment, config, Path("runs") / name)
 
 
-COMMANDS: dict[str, Any] = {"demo": demo, "data": data, "eval": evaluate, "warm-start": warm_start}
+def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """The same command for tyro to read arguments for, but it only gives back what is to be run."""
+
+    @functools.wraps(command)
+    def chosen(*args, **kwargs):
+        return functools.partial(command, *args, **kwargs)
+
+    return chosen
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {"demo": demo, "data": data, "eval": evaluate, "warm-start": warm_start}
+COMMANDS: dict[str, Any] = {name: _later(command) for name, command in _COMMANDS.items()}
+
+
+def parse(arguments: Sequence[str]) -> Callable[[], None]:
+    """Reads the arguments and returns what they ask for; raises ValueError with one sentence where they are wrong."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            if arguments[:1] == ["train"]:
+                return train(arguments[1:])
+            return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="mr1jax", args=arguments)
+    except SystemExit as stop:
+        require(not stop.code, _as_sentence(said.getvalue()))  # 0 is --help
+        raise
+
+
+def _as_sentence(box: str) -> str:
+    """Takes what tyro writes in a box, wrapped and ruled, as one line; its title goes."""
+    sections = [" ".join(section.split()) for section in re.split(r"\n\s*[-\u2500]{5,}\s*\n", box)]
+    return "; ".join(section.removesuffix(".") for section in sections[1:] if section)
 
 
 def main() -> None:
     """Runs the command that the arguments name."""
-    arguments = sys.argv[1:]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        if arguments[:1] == ["train"]:
-            train(arguments[1:])
-        else:
-            tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="mr1jax", args=arguments)
+        parse(sys.argv[1:])()
     except (ValueError, FileNotFoundError) as error:
         print(f"mr1jax: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 from mr1jax import evaluate, report
+from mr1jax.benchmark import compare
 from mr1jax.config import Config, replace, require
 from mr1jax.data.memdial.world import CATEGORIES, conversations
-from mr1jax.evaluate import Memories, Row
+from mr1jax.evaluate import Row
 from mr1jax.model.weights import save_params
 from mr1jax.prepare import Start, encode, load_start, make_tasks
 from mr1jax.structs import PyTree
@@ -35,9 +36,9 @@ def run_demo(answerer: Config, manager: Config, folder: Path, eval_seed: int) ->
     half_trained = warm | {"answerer": answerer_params}
     manager_params, manager_log, num_compiled_too = _train_agent(start, half_trained, manager, folder)
 
-    rows = _rows(start, warm, {"answerer": answerer_params, "manager": manager_params}, test, eval_seed)
+    rows = compare(start, {"answerer": answerer_params, "manager": manager_params}, test, eval_seed)
     report.draw_curves(folder / "curves.png", {"Answer Agent": _curve(answerer_log), "Memory Manager": _curve(manager_log)})
-    p_value = evaluate.p_value(rows[report.TRAINED], rows[report.BASELINE], eval_seed)
+    p_value = evaluate.p_value(rows[report.most_trained(rows)], rows[report.BASELINE], eval_seed)
     report.print_table(rows)
     report.write_report(
         folder,
@@ -49,7 +50,7 @@ def run_demo(answerer: Config, manager: Config, folder: Path, eval_seed: int) ->
         compilations=num_compiled + num_compiled_too + evaluate.compilations(),
         p_value=p_value,
     )
-    gain = rows[report.TRAINED].em - rows[report.BASELINE].em
+    gain = rows[report.most_trained(rows)].em - rows[report.BASELINE].em
     print(f"\nboth trained against warm start: {gain:+.1f} EM points on {asked} questions, p = {p_value:.4f}")
     print(f"report: {folder / 'report.md'}, {folder / 'report.json'}, {folder / 'curves.png'}")
     return rows
@@ -64,29 +65,6 @@ def _train_agent(start: Start, params: dict[str, PyTree], config: Config, folder
     trained = state.params[config.agent]
     save_params(folder / f"{config.agent}.safetensors", trained, {"agent": config.agent})
     return trained, log, compiled
-
-
-def _rows(start: Start, warm: dict[str, PyTree], trained: dict[str, PyTree], test, seed: int) -> dict[str, Row]:
-    """Evaluates every pairing of banks and readers; banks are built once each."""
-    language, config = start.language, start.config
-    banks: dict[str, Memories] = {
-        "none": evaluate.empty_banks(test, config),
-        "all": evaluate.append_only_banks(test, language, config),
-        "warm": evaluate.build_banks(warm["manager"], test, language, config),
-        "trained": evaluate.build_banks(trained["manager"], test, language, config),
-    }
-
-    def row(bank: str, reader: dict[str, PyTree]) -> Row:
-        return evaluate.evaluate(reader["answerer"], banks[bank], test, language, config, seed=seed)
-
-    return {
-        "no_memory": row("none", warm),
-        "append_only": row("all", warm),
-        "warm_start": row("warm", warm),
-        "rl_answer": row("warm", trained),
-        "rl_manager": row("trained", warm),
-        "rl_both": row("trained", trained),
-    }
 
 
 def _curve(log: list[Record]) -> list[tuple[int, float]]:

@@ -80,7 +80,7 @@ def write_locomo_report(
 ) -> None:
     """Writes `report.json` and, for each row, `answers_<row>.jsonl`, one line a question in the order of the file.
 
-    conversations: their ids; facts, captions: which configuration of the data set was read; p_value: of the trained row against the other.
+    conversations: their ids; facts, captions: which configuration of the data set was read; p_value: of the last row.
     """
     answers = next(iter(rows.values())).answers
     tables = {name: by_category(row) for name, row in rows.items()}

@@ -14,7 +14,7 @@ import numpy as np
 
 from mr1jax.evaluate import Answer, Row
 
-BASELINE, TRAINED = "warm_start", "rl_both"  # the two rows that a report compares
+BASELINE = "warm_start"  # what a report compares its last row with, the most trained
 
 _HEADER = ("", "EM", "F1", "BLEU-1", "ADD", "UPDATE", "DELETE", "NOOP", "bank fill")
 _NUM_EXAMPLES = 3  # of each kind
@@ -68,10 +68,11 @@ def write_report(
 ) -> None:
     """Writes `report.md` and `report.json` into `folder`.
 
-    rows: BASELINE and TRAINED among them, all of the same questions; about: Markdown that says what was trained and how;
-    categories: their names; p_value: of TRAINED against BASELINE. `curves.png` is shown where it is there already.
+    rows: BASELINE among them and the most trained one last, all of the same questions; about: Markdown that says what was trained and how;
+    categories: their names; p_value: of the last row against BASELINE. `curves.png` is shown where it is there already.
     """
-    questions = len(rows[TRAINED].answers)
+    trained = most_trained(rows)
+    questions = len(rows[trained].answers)
     report = {
         "questions": questions,
         "seed": seed,
@@ -85,10 +86,15 @@ def write_report(
         _result_section(rows, p_value, f"{questions} questions, seed {seed}, {seconds:.0f} seconds, {compilations} compilations"),
         "## Learning curves\n\n![Reward against training step](curves.png)" if (folder / "curves.png").exists() else "",
         _category_section(rows, categories),
-        _examples_section(rows[BASELINE].answers, rows[TRAINED].answers),
+        _examples_section(trained, rows[BASELINE].answers, rows[trained].answers),
     ]
     write_whole(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
     write_whole(folder / "report.md", "\n\n".join(filter(None, sections)) + "\n")
+
+
+def most_trained(rows: Mapping[str, Row]) -> str:
+    """Returns the name of the row that a report is about: the last."""
+    return list(rows)[-1]
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -152,7 +158,8 @@ def _markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> st
 
 
 def _result_section(rows: Mapping[str, Row], p_value: float, run: str) -> str:
-    gain = rows[TRAINED].em - rows[BASELINE].em
+    trained = most_trained(rows)
+    gain = rows[trained].em - rows[BASELINE].em
     return "\n\n".join(
         [
             "## Result",
@@ -160,15 +167,16 @@ def _result_section(rows: Mapping[str, Row], p_value: float, run: str) -> str:
             "punctuation and articles are gone. F1, BLEU-1: words shared with the gold answer, as Mem0's harness computes them. Then "
             "what built the banks: how often each operation was applied, and the share of their slots in use at the end.",
             _markdown_table(_HEADER, _cells(rows)),
-            f"`{TRAINED}` is {abs(gain):.1f} EM points {'above' if gain >= 0 else 'below'} `{BASELINE}`, p = {p_value:.2g} (two-sided "
+            f"`{trained}` is {abs(gain):.1f} EM points {'above' if gain >= 0 else 'below'} `{BASELINE}`, p = {p_value:.2g} (two-sided "
             f"sign-flip test over conversations). {run}.",
         ]
     )
 
 
 def _category_section(rows: Mapping[str, Row], categories: Mapping[int, str]) -> str:
-    present = sorted({answer.category for answer in rows[TRAINED].answers})
-    count = {category: sum(answer.category == category for answer in rows[TRAINED].answers) for category in present}
+    answers = rows[BASELINE].answers
+    present = sorted({answer.category for answer in answers})
+    count = {category: sum(answer.category == category for answer in answers) for category in present}
     header = ["EM in percent", *(f"{categories[category]} ({count[category]})" for category in present)]
     lines = []
     for name, row in rows.items():
@@ -177,18 +185,18 @@ def _category_section(rows: Mapping[str, Row], categories: Mapping[int, str]) ->
     return f"## By kind of question\n\n{_markdown_table(header, lines)}"
 
 
-def _examples_section(before: Sequence[Answer], after: Sequence[Answer]) -> str:
+def _examples_section(trained: str, before: Sequence[Answer], after: Sequence[Answer]) -> str:
     """Shows the questions on which training gained most, and those on which it gained least or lost."""
     pairs = list(zip(before, after, strict=True))
     by_gain = sorted(pairs, key=lambda pair: pair[0].scores["f1"] - pair[1].scores["f1"])
     worst = sorted(pairs, key=lambda pair: (pair[1].scores["f1"], pair[1].scores["f1"] - pair[0].scores["f1"]))
-    best = [_example(*pair) for pair in by_gain[:_NUM_EXAMPLES]]
-    bad = [_example(*pair) for pair in worst[:_NUM_EXAMPLES]]
-    return "\n\n".join(["## Where training helped most", *best, "## Where the trained pair is worst", *bad])
+    best = [_example(trained, *pair) for pair in by_gain[:_NUM_EXAMPLES]]
+    bad = [_example(trained, *pair) for pair in worst[:_NUM_EXAMPLES]]
+    return "\n\n".join(["## Where training helped most", *best, f"## Where `{trained}` is worst", *bad])
 
 
-def _example(before: Answer, after: Answer) -> str:
-    asked = f"**{after.question}** Gold: *{after.gold}*. `{BASELINE}` said: *{before.prediction}*. `{TRAINED}` saw and wrote:"
+def _example(trained: str, before: Answer, after: Answer) -> str:
+    asked = f"**{after.question}** Gold: *{after.gold}*. `{BASELINE}` said: *{before.prediction}*. `{trained}` saw and wrote:"
     shown = "\n".join(["Memories:", *after.memories, f"Question: {after.question}", "", after.response])
     return f"{asked}\n\n{_fenced(shown)}"
 

@@ -101,7 +101,7 @@ def test_page_says_what_was_reached(folder):
 
 def test_page_shows_the_best_and_the_worst_first(folder):
     """Oracle: by hand: question 0 was gained, question 1 stayed wrong; each with what was seen, written, and right."""
-    best, worst = (folder / "report.md").read_text().split("## Where training helped most")[1].split("## Where the trained pair is worst")
+    best, worst = (folder / "report.md").read_text().split("## Where training helped most")[1].split("## Where `rl_both` is worst")
     assert best.strip().startswith("**Where is number 0 ?** Gold: *Oslo*. `warm_start` said: *Rome*.")
     assert worst.strip().startswith("**Where is number 1 ?** Gold: *Oslo*. `warm_start` said: *Rome*.")
     seen = "```\nMemories:\nMia lives in Oslo | 4 May 2031\nBo sings | 5 May 2031\nQuestion: Where is number 0 ?\n\n**Answer:** Oslo\n```"

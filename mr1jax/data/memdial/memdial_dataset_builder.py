@@ -14,7 +14,7 @@ NUM_CONVERSATIONS = {"train": 2000, "validation": 100, "test": 100}
 class Builder(tfds.core.GeneratorBasedBuilder):
     """memdial: invented people, their facts as they change, and questions. The splits share no name, no value and no wording."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")  # of the world: where it changes, what was built before must not be read
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

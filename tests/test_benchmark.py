@@ -1,0 +1,75 @@
+"""Which banks meet which reader in a comparison, and which runs the trained agents come from."""
+
+import jax
+import numpy as np
+import pytest
+
+from mr1jax import benchmark, evaluate, report
+from mr1jax.config import Config, replace
+from mr1jax.model.weights import save_params
+from mr1jax.prepare import load_start
+
+WARM = {"manager": "warm manager", "answerer": "warm answerer"}
+
+
+@pytest.fixture(scope="module")
+def start():
+    return load_start(Config())
+
+
+@pytest.fixture
+def pairings(monkeypatch, start):
+    """{row: (who built the banks, who reads them)} for the agents that were trained; nothing is computed."""
+    monkeypatch.setattr(evaluate, "build_banks", lambda params, *_: f"banks of the {params}")
+    monkeypatch.setattr(evaluate, "empty_banks", lambda *_: "no banks")
+    monkeypatch.setattr(evaluate, "append_only_banks", lambda *_: "all facts")
+    monkeypatch.setattr(evaluate, "evaluate", lambda reader, memories, *_, seed: (memories, reader, seed))
+    warm = benchmark.Start(start.config, WARM, start.tokenizer, start.language)
+    return lambda trained: benchmark.compare(warm, trained, "conversations", 3)
+
+
+BASE = {
+    "no_memory": ("no banks", "warm answerer", 3),
+    "append_only": ("all facts", "warm answerer", 3),
+    "warm_start": ("banks of the warm manager", "warm answerer", 3),
+}
+READS = {"rl_answer": ("banks of the warm manager", "rl answerer", 3)}
+KEEPS = {"rl_manager": ("banks of the rl manager", "warm answerer", 3)}
+BOTH = {"rl_both": ("banks of the rl manager", "rl answerer", 3)}
+
+
+@pytest.mark.parametrize(
+    ("trained", "rows"),
+    [
+        ({"answerer": "rl answerer"}, BASE | READS),
+        ({"manager": "rl manager"}, BASE | KEEPS),
+        ({"answerer": "rl answerer", "manager": "rl manager"}, BASE | READS | KEEPS | BOTH),
+    ],
+    ids=["answerer", "manager", "both"],
+)
+def test_every_pairing_once_and_the_most_trained_last(pairings, trained, rows):
+    """Oracle: the pairs written out by hand, in their order."""
+    got = pairings(trained)
+    assert list(got.items()) == list(rows.items())
+    assert report.most_trained(got) == list(rows)[-1]
+
+
+def test_trained_agents_come_from_the_run_and_its_partner(tmp_path, start):
+    """Oracle: what was saved. The agent of the run itself goes before one of that kind in the partner's folder."""
+    mine, other = (jax.tree.map(lambda x, shift=shift: np.asarray(x) + shift, start.params["manager"]) for shift in (1, 2))
+    run, partner = tmp_path / "grpo_answer", tmp_path / "grpo_manager"
+    for folder, agent, params in [(run, "answerer", mine), (partner, "answerer", other), (partner, "manager", other)]:
+        folder.mkdir(exist_ok=True)
+        save_params(folder / f"{agent}.safetensors", params, {"agent": agent})
+    config = replace(start.config, manager_from="", answerer_from="")
+    alone = benchmark.load_trained(config, [run, tmp_path / "absent"])
+    assert list(alone) == ["answerer"]
+    jax.tree.map(np.testing.assert_array_equal, alone["answerer"], mine)
+    pair = benchmark.load_trained(config, [run, partner])
+    jax.tree.map(np.testing.assert_array_equal, pair, {"manager": other, "answerer": mine})
+
+
+def test_a_run_that_trained_nothing_is_one_sentence(tmp_path):
+    """Oracle: the sentence."""
+    with pytest.raises(ValueError, match=r"^there is no trained answerer at .*; run: make train EXP=grpo_answer$"):
+        benchmark.run_benchmark(Config(), tmp_path / "grpo_answer", tmp_path / "grpo_manager", "memdial", tmp_path, 0)

@@ -1,0 +1,74 @@
+"""The command line on bad input: one sentence on standard error, exit status 2, nothing written."""
+
+import hashlib
+import re
+import sys
+
+import pytest
+
+from mr1jax import cli
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Runs `mr1jax` with these arguments in an empty folder: (status, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mr1jax", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code, capsys.readouterr().err
+
+    return run
+
+
+BAD = {
+    "no experiment": (["train"], "name an experiment, as in: mr1jax train grpo_answer"),
+    "unknown experiment": (["train", "grpo"], "there is no experiment 'grpo'; choose one of demo, grpo_answer, .*"),
+    "the demo is none": (["train", "demo"], "demo trains both agents in a row; run: make demo"),
+    "unknown to evaluate": (["eval", "nothing"], "there is no experiment 'nothing'; choose one of .*"),
+    "nothing trained": (["eval", "ppo_answer"], "there is no trained answerer at .*; run: make train EXP=ppo_answer"),
+    "group of one": (["train", "grpo_answer", "--group-size", "1"], r"Error parsing Config: Config.group_size is 1; GRPO compares .*"),
+    "rate": (["train", "ppo_answer", "--optimizer.learning-rate", "-1"], r".* OptimizerConfig.learning_rate is -1.0; it must be .*"),
+    "batch": (["train", "grpo_answer", "--mesh.data", "3"], r".* Config.prompts_per_step is 16, which the 3 devices .* divide; use 15; .*"),
+    "no number": (["train", "grpo_answer", "--steps", "x"], r"Error parsing --steps: invalid literal .* 'x'; .*"),
+    "no field": (["train", "grpo_answer", "--learning-rat", "1"], r"Unrecognized options: --learning-rat, 1; Perhaps .*learning-rate .*"),
+    "no agent": (["train", "grpo_answer", "--agent", "reader"], r"invalid choice 'reader' for argument '--agent'. Expected .*"),
+    "no command": (["trian"], r".*trian.*"),
+    "no data set": (["eval", "grpo_answer", "--data", "squad"], r".*'squad'.*"),
+    "devices": (["train", "grpo_answer", "--mesh.data", "16"], r"MeshConfig asks for 16 devices .*, but there are 8; lower .*"),
+    "no weights": (["train", "grpo_answer", "--manager-from", "gone"], r"there are no weights at gone/manager.safetensors; train .*"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_one_sentence(run, tmp_path, what):
+    """Oracle: the sentence, with the value and what to do; the folder, in which no run was begun."""
+    arguments, sentence = BAD[what]
+    status, said = run(*arguments)
+    assert status == 2
+    assert re.fullmatch(f"mr1jax: {sentence}\n", said), said
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["data"])
+
+
+def test_help_is_no_error(run):
+    """Oracle: the status, and that nothing is said on standard error."""
+    assert run("--help") == (0, "")
+    assert run("train", "ppo_answer", "--help") == (0, "")
+
+
+def test_locomo_that_is_missing_or_altered(run, monkeypatch, tmp_path):
+    """Oracle: the sentence with the path or the two checksums; nothing is built."""
+    path = tmp_path / "locomo10.json"
+    monkeypatch.setenv("LOCOMO_JSON", str(path))
+    status, said = run("data", "locomo")
+    assert status == 2
+    assert len(said.splitlines()) == 1
+    assert str(path) in said
+    path.write_text("[]")
+    status, said = run("data", "locomo")
+    assert status == 2
+    assert len(said.splitlines()) == 1
+    assert hashlib.sha256(b"[]").hexdigest()[:8] in said
+    assert not list(tmp_path.rglob("*.tfrecord*"))
