@@ -28,6 +28,7 @@ def save_params(path: str | Path, params: PyTree, metadata: dict[str, str] | Non
         for name, tensor in tensors.items():
             if not np.array_equal(written[name], tensor, equal_nan=True):
                 raise ValueError(f"{path} was not saved: tensor {name} read back differently than it was written; try another disk")
+        partial.chmod(0o644)  # safetensors leaves a file that nobody else can read
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
