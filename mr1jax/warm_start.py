@@ -46,7 +46,7 @@ DECISION_TOKENS = 96  # room for what the Manager sees in a lesson. The few less
 class WarmStartConfig:
     """How the warm start trains. A stage is (share of the steps, memories shown at most)."""
 
-    steps: int = 3000
+    steps: int = 2400
     contexts: int = 16  # of the Answer Agent, in a step
     questions: int = 8  # to a context
     decisions: int = 24  # of the Manager, in a step

@@ -39,58 +39,48 @@ NOUN = (
 )
 SAID = r"(?P<person>\w+) (?:says|said(?: that)?|told us that|mentioned that)"
 TOLD = [
-    rf"(?:sorry, |no, )?the (?:new )?{NOUN} of (?P<person>\w+) is (?:now |really )?(?:called |in )?(?P<value>\w+)",
     rf"(?:sorry, )?(?P<person>\w+)'s (?:new )?{NOUN} is (?:now |really )?(?:called |in )?(?P<value>\w+)",
-    rf"the (?:new )?{NOUN} that (?P<person>\w+) has is (?:called |in )?(?P<value>\w+)",
-    rf"the name of (?P<person>\w+)'s {NOUN} is (?P<value>\w+)",
-    rf"there is an? {NOUN} that (?P<person>\w+) has,(?: called)? (?P<value>\w+)",
-    rf"(?P<value>\w+) is the {NOUN} of (?P<person>\w+)",
-    rf"(?P<person>\w+) has (?P<value>\w+) as {NOUN}",
-    rf"(?P<person>\w+) (?:now has|has|got|told us about|mentioned) an? {NOUN}(?: called|, it is| by the name of) (?P<value>\w+)",
+    rf"(?P<person>\w+) (?:now has|has|got|told us about|mentioned|is happy with) an? (?:new )?{NOUN}"
+    r"(?: called|, it is|,| by the name of) (?P<value>\w+)",
     rf"{SAID} there is an? (?:new )?{NOUN}(?: called|, it is|,) (?P<value>\w+)",
     rf"{SAID} the (?:new )?{NOUN} is (?:called |in )?(?P<value>\w+)",
     rf"(?P<person>\w+) (?:changed the {NOUN}, it|got another {NOUN.replace('noun', 'noun2')}, this one) is (?:called )?(?P<value>\w+)",
-    rf"(?P<person>\w+) (?:told us about|mentioned) the {NOUN},(?: which is)?(?: called)? (?P<value>\w+)",
-    rf"(?P<person>\w+) (?:was wrong|said sorry), the {NOUN} is (?P<value>\w+)",
+    rf"(?P<person>\w+) (?:told us about|mentioned|is happy with) the {NOUN},(?: which is)?(?: called)? (?P<value>\w+)",
+    rf"(?P<person>\w+) (?:was wrong|was sorry|said sorry|said no), the {NOUN} is (?:really )?(?P<value>\w+)",
     r"(?P<person>\w+) (?:has|got|started|told us about) a (?P<noun>job) as an? (?P<value>\w+)",
-    r"(?P<person>\w+) (?:has|told us about) a (?P<noun>home) in (?P<value>\w+)",
-    r"(?P<person>\w+) lives in (?P<value>\w+)",
+    r"(?P<person>\w+) (?:has|told us about|mentioned|is happy with) a (?P<noun>home) in (?P<value>\w+)",
 ]
 ENDED = [
     rf"(?P<person>\w+) no longer has an? {NOUN}",
+    rf"(?P<person>\w+) has no {NOUN} now",
     rf"(?P<person>\w+) gave up the {NOUN}",
     rf"(?P<person>\w+)'s {NOUN} is gone",
-    rf"the {NOUN} of (?P<person>\w+) is gone",
     rf"{SAID} the {NOUN} is gone",
     rf"{SAID} there is no {NOUN} now",
-    rf"there is no longer an? {NOUN} that (?P<person>\w+) has",
 ]
 DEEDS = "visited:visit went to:go to walked to:walk to bought:buy sold:sell repaired:repair painted:paint lost:lose found:find cooked:cook "
 DEEDS += "watched:watch read:read met:meet called:call won:win"
 BASE = dict(deed.split(":") for deed in re.findall(r"\w+(?: to)?:\w+(?: to)?", DEEDS))
 PAST = rf"(?P<deed>{'|'.join(BASE)})"
-TOLD_BY = r"(?:today |\w+ (?:says that|said that|told us that|mentioned to \w+ that) )?"
+TOLD_BY = r"(?:\w+ (?:says that|said that|told us that|mentioned to \w+ that) )?"
 DONE = rf"{TOLD_BY}(?P<person>\w+)(?: and \w+)? {PAST} (?:an? |the )?(?P<value>\w+)(?: with \w+| and .*)?"
 
 ASKED_THROUGH = [
-    r"(?:What is|Can you tell me|Do you know) the (?P<noun>.+) of (?P<person>\w+)'s (?P<through>.+)\?",
-    r"What is the (?P<noun>.+) that (?P<person>\w+)'s (?P<through>.+) has\?",
+    r"(?:What is|Can you tell me) (?P<person>\w+)'s (?P<through>\w+)'s (?P<noun>.+)\?",
+    r"(?:Can you tell me|Do you know) the (?P<noun>.+) of (?P<person>\w+)'s (?P<through>.+)\?",
     r"Which (?P<noun>.+) does (?P<person>\w+)'s (?P<through>.+) have\?",
-    r"What does (?P<person>\w+)'s (?P<through>.+) have as (?P<noun>.+)\?",
+    r"(?:What does|Do you know what) (?P<person>\w+)'s (?P<through>\w+) (?:have|has) as (?P<noun>.+)\?",
 ]
 ASKED = [
-    rf".*\bthe (?:name )?of (?P<person>\w+)'s {NOUN}\?",
-    rf".*\bthe {NOUN} of (?P<person>\w+)(?: called| have| is)?\?",
-    rf".*\bthe {NOUN} that (?P<person>\w+) has\?",
     rf".* (?P<person>\w+)'s {NOUN}(?: called| have| is| is called)?\?",
-    rf".*\bwhat (?P<person>\w+) has as {NOUN}\?",
+    rf".*\b(?:what|that) (?P<person>\w+) has as {NOUN}\?",
     rf"What does (?P<person>\w+) have as {NOUN}\?",
-    rf"Which {NOUN} does (?P<person>\w+) have\?",
     r"Where does (?P<person>\w+) have the (?P<noun>home)\?",
+    r"Where is it that (?P<person>\w+) has the (?P<noun>home)\?",
 ]
 ANY_TENSE = rf"(?P<deed>{'|'.join([*BASE, *BASE.values()])})"
 ASKED_WHEN = rf".* (?:when|When|day)(?: did| was it that| that)? (?P<person>[A-Z]\w+) {ANY_TENSE} (?:an? |the )?(?P<value>.+)\?"
-ASKED_WHAT = rf".* what (?P<person>[A-Z]\w+) {PAST}\?|What (?:did|was it that|is it that) (?P<person2>[A-Z]\w+) (?P<deed2>.+)\?"
+ASKED_WHAT = rf".* what (?P<person>[A-Z]\w+) {PAST}\?|What (?:did|was it that|is it that) (?P<person2>[A-Z]\w+) (?!has as)(?P<deed2>.+)\?"
 
 
 def match(patterns, text):

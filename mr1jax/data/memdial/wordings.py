@@ -68,25 +68,22 @@ RELATIONS = (
         "proper",
         statement=Wordings(
             (
-                "{p} lives in {v}",
                 "{p} has a home in {v}",
                 "{p}'s home is in {v}",
-                "the home that {p} has is in {v}",
                 "{p} said that the home is in {v}",
                 "{p} told us about a home in {v}",
+                "{p} is happy with a home in {v}",
             ),
             ("{p} says the home is in {v}",),
-            ("the home of {p} is in {v}", "{p} told us that the home is in {v}"),
+            ("{p} told us that the home is in {v}", "{p} mentioned a home in {v}"),
         ),
         question=Wordings(
             (
                 "Where is {p}'s home?",
-                "Where is the home of {p}?",
                 "Can you tell me where {p}'s home is?",
                 "Where does {p} have the home?",
-                "Do you know where the home of {p} is?",
             ),
-            ("Where is the home that {p} has?",),
+            ("Where is it that {p} has the home?",),
             ("Do you know where {p}'s home is?",),
         ),
     ),
@@ -99,7 +96,6 @@ RELATIONS = (
                 "{p} has a job as a {v}",
                 "{p}'s job is {v}",
                 "{p} started a job as a {v}",
-                "the job that {p} has is {v}",
                 "{p} said that the job is {v}",
                 "{p} told us about a job as a {v}",
             ),
@@ -137,33 +133,28 @@ NAMED_STATEMENTS = Wordings(
     (
         "{p} has a {n} called {v}",
         "{p}'s {n} is called {v}",
-        "the {n} of {p} is called {v}",
         "{p} told us about a {n} called {v}",
         "{p} got a {n} called {v}",
         "{p} said that the {n} is called {v}",
         "{p} has a {n} by the name of {v}",
-        "the name of {p}'s {n} is {v}",
         "{p} mentioned the {n}, which is called {v}",
-        "there is a {n} that {p} has, called {v}",
+        "{p} is happy with a {n} called {v}",
     ),
     ("{p} says the {n} is called {v}", "{p} said there is a {n} called {v}"),
-    ("{p} told us that the {n} is called {v}", "{p} mentioned a {n} called {v}", "the {n} that {p} has is called {v}"),
+    ("{p} told us that the {n} is called {v}", "{p} mentioned a {n} called {v}"),
 )
 PLAIN_STATEMENTS = Wordings(
     (
         "{p}'s {n} is {v}",
-        "the {n} of {p} is {v}",
         "{p} has a {n}, it is {v}",
         "{p} told us about the {n}, {v}",
         "{p} got a {n}, it is {v}",
         "{p} said that the {n} is {v}",
-        "{p} has {v} as {n}",
-        "{v} is the {n} of {p}",
         "{p} mentioned the {n}, which is {v}",
-        "there is a {n} that {p} has, {v}",
+        "{p} is happy with the {n}, {v}",
     ),
     ("{p} says the {n} is {v}", "{p} said there is a {n}, it is {v}"),
-    ("{p} told us that the {n} is {v}", "{p} mentioned that the {n} is {v}", "the {n} that {p} has is {v}"),
+    ("{p} told us that the {n} is {v}", "{p} mentioned that the {n} is {v}"),
 )
 NAMED_CHANGES = Wordings(
     (
@@ -172,10 +163,9 @@ NAMED_CHANGES = Wordings(
         "{p} changed the {n}, it is called {v}",
         "{p} said that there is a new {n} called {v}",
         "{p} got another {n}, this one is called {v}",
-        "the new {n} that {p} has is called {v}",
     ),
     ("{p} says the new {n} is called {v}",),
-    ("{p}'s {n} is now called {v}", "the new {n} of {p} is called {v}"),
+    ("{p}'s {n} is now called {v}", "{p} told us about a new {n} called {v}"),
 )
 PLAIN_CHANGES = Wordings(
     (
@@ -184,21 +174,19 @@ PLAIN_CHANGES = Wordings(
         "{p} changed the {n}, it is {v}",
         "{p} said that there is a new {n}, {v}",
         "{p} got another {n}, this one is {v}",
-        "the new {n} that {p} has is {v}",
     ),
     ("{p} says the new {n} is {v}",),
-    ("{p}'s {n} is now {v}", "the new {n} of {p} is {v}"),
+    ("{p}'s {n} is now {v}", "{p} told us about a new {n}, {v}"),
 )
 CORRECTIONS = Wordings(
     (
         "sorry, {p}'s {n} is really {v}",
         "{p}'s {n} is really {v}",
         "{p} was wrong, the {n} is {v}",
-        "no, the {n} of {p} is {v}",
         "{p} said sorry, the {n} is {v}",
     ),
-    ("sorry, the {n} of {p} is {v}",),
-    ("the {n} of {p} is really {v}",),
+    ("{p} said no, the {n} is {v}",),
+    ("{p} was sorry, the {n} is really {v}",),
 )
 VAGUE = Wordings(
     (
@@ -218,11 +206,10 @@ ENDINGS = Wordings(
         "{p} gave up the {n}",
         "{p}'s {n} is gone",
         "{p} said that there is no {n} now",
-        "there is no longer a {n} that {p} has",
         "{p} mentioned that the {n} is gone",
     ),
     ("{p} says the {n} is gone",),
-    ("the {n} of {p} is gone", "{p} told us that the {n} is gone"),
+    ("{p} told us that the {n} is gone", "{p} has no {n} now"),
 )
 EVENT_STATEMENTS = Wordings(
     (
@@ -232,7 +219,6 @@ EVENT_STATEMENTS = Wordings(
         "{p} {past} {v} and was happy about it",
         "{p} said that {p} {past} {v} with {w}",
         "{p} and {w} {past} {v}",
-        "today {p} {past} {v}",
         "{p} mentioned to {w} that {p} {past} {v}",
     ),
     ("{p} {past} {v} and told {w}",),
@@ -245,23 +231,20 @@ NAMED_QUESTIONS = Wordings(
         "What is the name of {p}'s {n}?",
         "Can you tell me the name of {p}'s {n}?",
         "Do you know what {p}'s {n} is called?",
-        "Which name does the {n} of {p} have?",
-        "What is the name of the {n} that {p} has?",
+        "Which name does {p}'s {n} have?",
     ),
     ("What name does {p}'s {n} have?",),
-    ("What is the {n} of {p} called?", "Do you know the name of {p}'s {n}?"),
+    ("Do you know the name of {p}'s {n}?", "Can you tell me what {p}'s {n} is called?"),
 )
 PLAIN_QUESTIONS = Wordings(
     (
         "What is {p}'s {n}?",
-        "What is the {n} of {p}?",
         "Can you tell me {p}'s {n}?",
         "Do you know what {p} has as {n}?",
-        "Which {n} does {p} have?",
-        "What is the {n} that {p} has?",
+        "What is it that {p} has as {n}?",
     ),
     ("What does {p} have as {n}?",),
-    ("Do you know {p}'s {n}?", "Can you tell me the {n} of {p}?"),
+    ("Do you know {p}'s {n}?", "Can you tell me what {p}'s {n} is?"),
 )
 WHEN_QUESTIONS = Wordings(
     (
@@ -281,13 +264,13 @@ WHAT_QUESTIONS = Wordings(
 )
 HOP_QUESTIONS = Wordings(
     (
-        "What is the {n} of {p}'s {m}?",
+        "What is {p}'s {m}'s {n}?",
+        "Do you know what {p}'s {m} has as {n}?",
         "Can you tell me the {n} of {p}'s {m}?",
-        "What is the {n} that {p}'s {m} has?",
         "Which {n} does {p}'s {m} have?",
     ),
     ("What does {p}'s {m} have as {n}?",),
-    ("Do you know the {n} of {p}'s {m}?",),
+    ("Do you know the {n} of {p}'s {m}?", "Can you tell me {p}'s {m}'s {n}?"),
 )
 
 _MOODS = "tired happy busy hungry late bored proud nervous cheerful cold sleepy calm thirsty curious worried relaxed glad sick".split()
