@@ -181,7 +181,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     manager: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=128, response_length=40)
-    answerer: AgentConfig = AgentConfig(num_retrieved=6, prompt_length=192, response_length=64)
+    answerer: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=112, response_length=48)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

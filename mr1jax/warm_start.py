@@ -38,7 +38,7 @@ _VALUES = frozenset(word for words in COMMON.values() for word in words)
 _KEPT = frozenset([*MONTHS, "What", "When", "Where", "Which", "Can", "Do", "On", "Sorry"])  # capitals that are no names
 NUM_WORLDS = 4000  # training conversations that lessons are drawn from
 VOCAB_SIZE = 1024
-CONTEXT_TOKENS, REPLY_TOKENS = 136, 52  # room for an answer lesson: its memories; a question with its answer
+CONTEXT_TOKENS, REPLY_TOKENS = 96, 52  # room for an answer lesson: its memories; a question with its answer
 DECISION_TOKENS = 96  # room for what the Manager sees in a lesson. The few lessons that need more are skipped
 
 
@@ -46,13 +46,13 @@ DECISION_TOKENS = 96  # room for what the Manager sees in a lesson. The few less
 class WarmStartConfig:
     """How the warm start trains. A stage is (share of the steps, memories shown at most)."""
 
-    steps: int = 2400
+    steps: int = 2800
     contexts: int = 16  # of the Answer Agent, in a step
     questions: int = 8  # to a context
-    decisions: int = 24  # of the Manager, in a step
+    decisions: int = 16  # of the Manager, in a step
     learning_rate: float = 0.02  # of Muon, for the matrices of the layers
     adam_learning_rate: float = 0.004  # for embedding, norms and biases
-    stages: tuple[tuple[float, int], ...] = ((0.08, 1), (0.12, 2), (0.2, 4), (0.6, 6))
+    stages: tuple[tuple[float, int], ...] = ((0.07, 1), (0.1, 2), (0.83, 4))
     seed: int = 0
 
 
