@@ -27,6 +27,7 @@ from mr1jax.data.loader import make_loader
 from mr1jax.data.memdial import lessons
 from mr1jax.data.memdial.lessons import AnswerLesson, Line, ManagerLesson
 from mr1jax.data.memdial.lexicon import COMMON, MONTHS
+from mr1jax.data.memdial.world import NO_ANSWER
 from mr1jax.model import transformer
 from mr1jax.model.weights import save_params
 from mr1jax.rl.masked import masked_mean
@@ -35,7 +36,8 @@ from mr1jax.text.tokenizer import SentencePieceTokenizer, Tokenizer, train_sente
 
 DISGUISED_NAMES, DISGUISED_WORDS = 0.6, 0.2  # shares of the names and values of a lesson, and of its other words
 _VALUES = frozenset(word for words in COMMON.values() for word in words)
-_KEPT = frozenset([*MONTHS, "What", "When", "Where", "Which", "Can", "Do", "On", "Sorry"])  # capitals that are no names
+# Capitals that are no names, and the words of an answer that stands in no memory: nobody could know what is put in their place.
+_KEPT = frozenset([*MONTHS, "What", "When", "Where", "Which", "Can", "Do", "On", "Sorry", *NO_ANSWER.split()])
 NUM_WORLDS = 4000  # training conversations that lessons are drawn from
 VOCAB_SIZE = 1024
 CONTEXT_TOKENS, REPLY_TOKENS = 96, 52  # room for an answer lesson: its memories; a question with its answer

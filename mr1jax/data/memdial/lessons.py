@@ -52,7 +52,7 @@ def _line(record: Record, fact: int) -> Line:
 def answer_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_questions: int, num_slots: int) -> AnswerLesson:
     """Draws a lesson with `num_shown` memories of a bank that the heuristic kept.
 
-    Half of the lessons show what is most like one of the questions, as retrieval will, and half show memories at random.
+    Half of the lessons show what is most like one of the questions, as retrieval will, and half show what many questions are about.
     """
     config = WorldConfig()
     record, values = _world(rng.randrange(num_worlds), "train", config)
@@ -64,7 +64,8 @@ def answer_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_quest
         return answer_lesson(rng, num_worlds, num_shown, num_questions, num_slots)
     anchor = rng.choice(answerable)
     ranked = sorted(rows, key=lambda row: (-overlap(anchor.question, record.facts[row].text), rng.random()))
-    others = ranked if rng.random() < 0.5 else rng.sample(rows, len(rows))
+    asked_about = list(dict.fromkeys(row for q in rng.sample(answerable, len(answerable)) for row in q.evidence))
+    others = ranked if rng.random() < 0.5 else [*asked_about, *rng.sample(rows, len(rows))]
     chosen = set(list(dict.fromkeys([*anchor.evidence, *others]))[: max(num_shown, len(anchor.evidence))])
     shown = [row for row in rows if row in chosen]
     questions = _questions_about(anchor, askable, chosen, num_questions, rng)
@@ -76,11 +77,15 @@ def answer_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_quest
 
 
 def _questions_about(anchor: Question, askable: list[Question], shown: set[int], count: int, rng: random.Random) -> list[Question]:
-    """The anchor, then questions that the shown memories answer, then others; repeated where there are not enough."""
+    """The anchor and other questions that the shown memories answer, repeated where they are few; a quarter that they do not answer.
+
+    What the teacher quotes for those is mostly chance: more of them would drown what there is to learn.
+    """
     inside = [q for q in askable if q is not anchor and q.evidence and set(q.evidence) <= shown]
     outside = [q for q in askable if q is not anchor and q not in inside]
-    order = [anchor, *rng.sample(inside, len(inside)), *rng.sample(outside, len(outside))]
-    return [order[i % len(order)] for i in range(count)]
+    unanswered = rng.sample(outside, min(count // 4, len(outside)))
+    answered = [anchor, *rng.sample(inside, len(inside))]
+    return [*(answered[i % len(answered)] for i in range(count - len(unanswered))), *unanswered]
 
 
 def manager_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_slots: int) -> ManagerLesson:
