@@ -174,7 +174,7 @@ class Config:
     steps: int = 60
     prompts_per_step: int = 16
     group_size: int = 8
-    questions_per_state: int = 4  # asked of the bank that each candidate operation leaves (Manager only)
+    questions_per_state: int = 5  # asked of the bank that each candidate operation leaves (Manager only)
     seed: int = 0
     manager_from: str = ""  # folder of a run whose trained Manager to start from; empty: the shipped warm start
     answerer_from: str = ""  # the same for the Answer Agent

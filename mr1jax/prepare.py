@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from mr1jax.agents.prompts import Language, make_language
-from mr1jax.agents.tasks import answer_tasks, ask_at_end, manager_tasks
+from mr1jax.agents.tasks import answer_tasks, ask_at_end, can_be_answered, manager_tasks
 from mr1jax.config import AGENTS, Config, replace, require
 from mr1jax.data.episodes import EpisodeShape, encode_record, stack
 from mr1jax.data.records import Record
@@ -80,4 +80,6 @@ def make_tasks(records: Sequence[Record], start: Start) -> Tasks:
         states = manager_states(records, config.bank.num_slots, config.questions_per_state, config.seed)
         return manager_tasks(states, conversations, start.language, config)
     memories = build_banks(start.params["manager"], conversations, start.language, config)
-    return answer_tasks(memories.banks, conversations, ask_at_end(conversations))
+    asked = can_be_answered(memories.banks, conversations, ask_at_end(conversations))
+    require(bool(asked), f"the banks of {len(records)} conversations hold the evidence of no question; give more conversations")
+    return answer_tasks(memories.banks, conversations, asked)

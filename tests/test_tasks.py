@@ -1,5 +1,6 @@
 """Tasks out of conversations, against the records they were made from: plain Python on text."""
 
+import functools
 import random
 
 import numpy as np
@@ -9,7 +10,7 @@ from reference_bank import WIDTH
 from tiny import CONFIG, DATES, LANGUAGE, TOKENIZER, unoptimised  # noqa: F401
 
 from mr1jax.agents.manager import NewFact
-from mr1jax.agents.tasks import answer_tasks, ask_at_end, fill_banks, manager_tasks, take
+from mr1jax.agents.tasks import answer_tasks, ask_at_end, can_be_answered, fill_banks, manager_tasks, take
 from mr1jax.data.episodes import EpisodeShape, encode_record, stack
 from mr1jax.data.memdial import world
 from mr1jax.data.records import ALWAYS, Fact, Question, Record
@@ -94,6 +95,17 @@ def test_more_banks_than_one_chunk_holds(conversations):
     tiny.assert_equal(banks, take(fill_banks(facts, LANGUAGE.table, CONFIG.bank), np.arange(300) % 2))
 
 
+def test_questions_whose_evidence_is_lost_are_left_out(conversations):
+    """Oracle: by hand. The last six of nine facts are held, without the first and the second, which two questions rest on."""
+    banks = fill_banks(facts_of(conversations), LANGUAGE.table, CONFIG.bank)
+    asked = ask_at_end(conversations)
+    assert can_be_answered(banks, conversations, asked) == [(1, 0), (1, 2)]
+    emptied = banks.replace(occupied=np.zeros_like(banks.occupied))
+    assert can_be_answered(emptied, conversations, asked) == []
+    on_nothing = conversations.replace(evidence=np.zeros_like(conversations.evidence))
+    assert can_be_answered(emptied, on_nothing, asked) == asked
+
+
 def test_an_answer_task_has_its_own_bank_and_question(conversations):
     """Oracle: the records, in an order other than theirs."""
     banks = fill_banks(facts_of(conversations), LANGUAGE.table, CONFIG.bank)
@@ -135,7 +147,7 @@ def test_a_filled_bank_knows_its_words(conversations):
 
 
 def test_questions_linked_to_a_turn():
-    """Oracle: by hand. In turns: what rests on the new fact, on the memory written longest ago, on those most like the fact."""
+    """Oracle: by hand. First what rests on the new fact, then on the memory written longest ago, then on those most like the fact."""
     questions = [
         asks("Mia", "a", (0,), 1),  # held, and oldest
         asks("Mia", "b", (1,), 2),  # held
@@ -156,19 +168,20 @@ def test_questions_linked_to_a_turn():
 
 
 def test_questions_about_memories_like_the_fact_are_asked():
-    """Oracle: by hand. Of four memories that are asked about, one shares its words with the fact and one is the oldest."""
+    """Oracle: by hand. The oldest first; then by the words they share with the fact: Ben and boat, Ben, and none, the newest first."""
     facts = [Fact(text, 0, "") for text in ("Mia has a cat", "Ben sings", "Zoe likes tea", "Ben has a blue boat", "Ben has a new boat")]
     chosen = Record("r", ("Mia", "Ben"), tuple(facts), tuple(asks("Mia", "a", (i,), i + 1) for i in range(4)))
     for seed in range(5):
         assert linked_questions(chosen, [0, 1, 2, 3], 4, 2, random.Random(seed)) == (0, 3)
+        assert linked_questions(chosen, [0, 1, 2, 3], 4, 4, random.Random(seed)) == (0, 3, 1, 2)
 
 
 def test_states_of_other_data_hold_the_last_facts():
-    """Oracle: by hand. A turn counts where its fact is asked about, or where the bank is full and the oldest of it is."""
-    states = manager_states(RECORDS, num_slots=2, num_questions=NUM_QUESTIONS, seed=0)
-    assert states == [
-        ManagerState(0, (), 0, (0,)),
-        ManagerState(0, (0, 1), 2, (2, 0)),
+    """Oracle: by hand. A turn counts whose fact is asked about, or the oldest memory; only where the bank is full, if it ever is."""
+    states = functools.partial(manager_states, RECORDS, num_questions=NUM_QUESTIONS, seed=0)
+    assert states(num_slots=2) == [ManagerState(0, (0, 1), 2, (2, 0)), ManagerState(1, (0, 1), 2, (0, 2))]
+    assert states(num_slots=3) == [
+        ManagerState(0, (0, 1, 2), 3, (0, 2)),
         ManagerState(1, (), 0, (1,)),
         ManagerState(1, (0,), 1, (2,)),
         ManagerState(1, (0, 1), 2, (0, 2)),
@@ -187,8 +200,7 @@ def test_states_of_memdial_are_banks_that_could_be():
         assert 0 < len(set(state.questions)) == len(state.questions) <= 4
         assert all(q.asked_after <= state.fact + 1 < q.valid_until for q in questions)
         assert all(set(q.evidence) <= {*state.rows, state.fact} for q in questions)
-        at_stake = {state.fact, *(state.rows[:1] if len(state.rows) == num_slots else ())}
-        assert any(at_stake.intersection(q.evidence) for q in questions)
+        assert len(state.rows) == num_slots
+        assert any({state.rows[0], state.fact}.intersection(q.evidence) for q in questions)
     assert {state.record for state in states} == set(range(6))
-    assert any(len(state.rows) == num_slots for state in states)
     assert any(list(state.rows) != list(range(min(state.rows), max(state.rows) + 1)) for state in states if state.rows)

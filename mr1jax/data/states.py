@@ -4,7 +4,6 @@ The paper has another model build the bank that precedes a turn (Memory-R1, arXi
 heuristic builds it; elsewhere it holds the facts that came last. Indices of facts and questions only: tokens come later.
 """
 
-import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,37 +34,39 @@ def _rows_before(record: Record, num_slots: int, rng: random.Random) -> list[tup
 
 
 def linked_questions(record: Record, rows: Sequence[int], turn: int, count: int, rng: random.Random) -> tuple[int, ...]:
-    """Chooses at most `count` questions that the operation at `turn` can decide, in turns from three sides.
+    """Chooses at most `count` questions that the operation at `turn` can decide.
 
-    Those that rest on the new fact: lost where it is not written. Those that rest on the memory written longest ago: lost where a full
-    bank ADDs. Those that rest on memories like the fact, which the Manager is shown: lost where it drops or overwrites the wrong one.
-    Only questions that hold right after the turn and that the bank can then answer.
+    One that rests on the new fact: lost where it is not written. One on the memory written longest ago: lost where a full bank ADDs. Then
+    one on each memory like the fact, the most alike and newest first, as the Manager is shown them: lost where it drops or overwrites that
+    one. (Where some of these go unasked, to drop them is what is learnt.) Only questions that hold right after the turn and that the bank
+    can then answer.
     """
-    said = turn + 1
+    said, text = turn + 1, record.facts[turn].text
     known = {*rows, turn}
-    valid = [
-        i for i, q in enumerate(record.questions) if q.evidence and q.asked_after <= said < q.valid_until and known.issuperset(q.evidence)
-    ]
-    valid = rng.sample(valid, len(valid))  # ties below are broken at random: sorting keeps the order
+    valid = [i for i, q in enumerate(record.questions) if q.evidence and q.asked_after <= said < q.valid_until]
+    valid = [i for i in rng.sample(valid, len(valid)) if known.issuperset(record.questions[i].evidence)]  # ties are broken at random
     about_fact = [i for i in valid if turn in record.questions[i].evidence]
-    held = [i for i in valid if i not in about_fact]
-    at_risk = sorted(held, key=lambda i: min(rows.index(e) for e in record.questions[i].evidence))
-    alike = sorted(held, key=lambda i: -max(overlap(record.facts[turn].text, record.facts[e].text) for e in record.questions[i].evidence))
-    in_turns = itertools.chain.from_iterable(itertools.zip_longest(about_fact, at_risk, alike))
-    return tuple(dict.fromkeys(i for i in in_turns if i is not None))[:count]
+    on_memory = [[i for i in valid if row in record.questions[i].evidence and i not in about_fact] for row in rows]
+    oldest = next(filter(None, on_memory), [])
+    alike = sorted(range(len(rows)), key=lambda k: (-overlap(text, record.facts[rows[k]].text), -k))
+    one_each = [on_memory[k][0] for k in alike if on_memory[k]]
+    others = [i for k in alike for i in on_memory[k]]
+    return tuple(dict.fromkeys([*about_fact[:1], *oldest[:1], *one_each, *about_fact, *others]))[:count]
 
 
 def manager_states(records: Sequence[Record], num_slots: int, num_questions: int, seed: int) -> list[ManagerState]:
-    """Lists the states of all conversations in which it matters whether the fact is written.
+    """Lists the states in which an operation has a price: the bank is full, and the fact or what an ADD would overwrite is asked about.
 
-    It does where the fact is asked about, and where the bank is full and what an ADD would overwrite is asked about.
+    Where there is room an ADD is right, as the start knows. A conversation that fits its bank has no other states: all count whose fact
+    is asked about. (With those alone in which something is overwritten, never to write anything is the best that can be learnt.)
     """
     states = []
     for number, record in enumerate(records):
         rng = random.Random(f"states/{seed}/{record.id}")
         for turn, rows in enumerate(_rows_before(record, num_slots, rng)):
             questions = linked_questions(record, rows, turn, num_questions, rng)
-            at_stake = {turn, rows[0]} if len(rows) == num_slots else {turn}
+            full = len(rows) == num_slots
+            at_stake = {turn, rows[0]} if full else {turn} if len(record.facts) <= num_slots else set()
             if any(at_stake.intersection(record.questions[i].evidence) for i in questions):
                 states.append(ManagerState(number, rows, turn, questions))
     return states
