@@ -10,12 +10,12 @@ from pathlib import Path
 import jax
 
 from mr1jax.agents.prompts import Language, make_language
-from mr1jax.agents.tasks import answer_tasks, ask_at_end, can_be_answered, manager_tasks
+from mr1jax.agents.tasks import answer_tasks, ask_at_end, manager_tasks
 from mr1jax.config import AGENTS, Config, replace, require
 from mr1jax.data.episodes import EpisodeShape, encode_record, stack
 from mr1jax.data.records import Record
 from mr1jax.data.states import manager_states
-from mr1jax.evaluate import build_banks
+from mr1jax.evaluate import append_only_banks
 from mr1jax.model.transformer import init_params
 from mr1jax.model.weights import load_params
 from mr1jax.step import Tasks
@@ -73,13 +73,17 @@ def encode(records: Sequence[Record], start: Start) -> Conversation:
 
 
 def make_tasks(records: Sequence[Record], start: Start) -> Tasks:
-    """Makes what the configured agent trains on: facts at prebuilt banks, or questions to banks that the other agent, frozen, has built."""
+    """Makes what the configured agent trains on: facts at prebuilt banks, or questions to banks.
+
+    The Answer Agent is asked about banks that forgot nothing: what one has lost no answer brings back, and of what was said several times
+    over it has to find the last. So it also learns for banks that a better Manager will keep.
+    """
     config = start.config
     conversations = encode(records, start)
     if config.agent == "manager":
         states = manager_states(records, config.bank.num_slots, config.questions_per_state, config.seed)
+        require(bool(states), f"{len(records)} conversations hold no fact that is asked about; give Config.conversations more")
         return manager_tasks(states, conversations, start.language, config)
-    memories = build_banks(start.params["manager"], conversations, start.language, config)
-    asked = can_be_answered(memories.banks, conversations, ask_at_end(conversations))
-    require(bool(asked), f"the banks of {len(records)} conversations hold the evidence of no question; give more conversations")
-    return answer_tasks(memories.banks, conversations, asked)
+    everything = replace(config, bank=replace(config.bank, num_slots=conversations.fact_length.shape[1]))
+    memories = append_only_banks(conversations, start.language, everything)
+    return answer_tasks(memories.banks, conversations, ask_at_end(conversations))

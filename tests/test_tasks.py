@@ -10,7 +10,7 @@ from reference_bank import WIDTH
 from tiny import CONFIG, DATES, LANGUAGE, TOKENIZER, unoptimised  # noqa: F401
 
 from mr1jax.agents.manager import NewFact
-from mr1jax.agents.tasks import answer_tasks, ask_at_end, can_be_answered, fill_banks, manager_tasks, take
+from mr1jax.agents.tasks import answer_tasks, ask_at_end, fill_banks, manager_tasks, take
 from mr1jax.data.episodes import EpisodeShape, encode_record, stack
 from mr1jax.data.memdial import world
 from mr1jax.data.records import ALWAYS, Fact, Question, Record
@@ -93,17 +93,6 @@ def test_more_banks_than_one_chunk_holds(conversations):
     facts = facts_of(conversations)
     banks = fill_banks(take(facts, np.arange(300) % 2), LANGUAGE.table, CONFIG.bank)
     tiny.assert_equal(banks, take(fill_banks(facts, LANGUAGE.table, CONFIG.bank), np.arange(300) % 2))
-
-
-def test_questions_whose_evidence_is_lost_are_left_out(conversations):
-    """Oracle: by hand. The last six of nine facts are held, without the first and the second, which two questions rest on."""
-    banks = fill_banks(facts_of(conversations), LANGUAGE.table, CONFIG.bank)
-    asked = ask_at_end(conversations)
-    assert can_be_answered(banks, conversations, asked) == [(1, 0), (1, 2)]
-    emptied = banks.replace(occupied=np.zeros_like(banks.occupied))
-    assert can_be_answered(emptied, conversations, asked) == []
-    on_nothing = conversations.replace(evidence=np.zeros_like(conversations.evidence))
-    assert can_be_answered(emptied, on_nothing, asked) == asked
 
 
 def test_an_answer_task_has_its_own_bank_and_question(conversations):

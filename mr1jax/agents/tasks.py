@@ -29,21 +29,6 @@ def ask_at_end(conversations: Conversation) -> list[tuple[int, int]]:
     return [(int(c), int(q)) for c, q in np.argwhere(valid)]
 
 
-def can_be_answered(banks: MemoryBank, conversations: Conversation, asked: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Keeps the questions whose evidence is in the bank of their conversation word for word, and those that rest on none.
-
-    What a bank has lost no answer can bring back: all members of a group would fail, and teach nothing.
-    """
-    kept = []
-    for conversation, question in asked:
-        bank, told = (jax.tree.map(lambda x, c=conversation: np.asarray(x)[c], tree) for tree in (banks, conversations))
-        held = {row[:length].tobytes() for row, length in zip(bank.tokens[bank.occupied], bank.length[bank.occupied], strict=True)}
-        evidence = np.flatnonzero(told.evidence[question])
-        if all(told.fact_tokens[fact, : told.fact_length[fact]].tobytes() in held for fact in evidence):
-            kept.append((conversation, question))
-    return kept
-
-
 def answer_tasks(banks: MemoryBank, conversations: Conversation, asked: Sequence[tuple[int, int]]) -> AnswerTask:
     """Puts each asked question to the bank of its conversation; both have a leading axis of conversations."""
     of, which = np.asarray(asked, np.int32).reshape(-1, 2).T

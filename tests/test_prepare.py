@@ -1,0 +1,52 @@
+"""What a run starts from and trains on, with the files that ship, against the conversations themselves."""
+
+import numpy as np
+import pytest
+
+from mr1jax import prepare
+from mr1jax.agents.tasks import take
+from mr1jax.config import AgentConfig, Config, replace
+from mr1jax.data.memdial.world import conversations
+
+RECORDS = list(conversations("train", 3, 4))
+
+
+@pytest.fixture(scope="module")
+def start():
+    return prepare.load_start(Config())
+
+
+def test_the_answer_agent_is_asked_of_banks_that_forgot_nothing(start):
+    """Oracle: the records: all that was said, in order, and every question that holds at the end, each with its own gold answer."""
+    tasks, text = prepare.make_tasks(RECORDS, start), start.tokenizer.decode
+    asked = [(record, q) for record in RECORDS for q in record.questions if q.asked_after <= len(record.facts) < q.valid_until]
+    assert len(tasks.question.length) == len(asked)
+    for index, (record, question) in enumerate(asked):
+        bank = take(tasks.bank, index)
+        assert [text(row[:length].tolist()) for row, length in zip(bank.tokens, bank.length, strict=True)] == [f.text for f in record.facts]
+        said = take(tasks.question, index)
+        assert text(said.tokens[: said.length].tolist()) == question.question
+        assert bytes(said.answer[: said.answer_length]).decode() == question.answer
+
+
+def test_the_manager_meets_full_banks(start):
+    """Oracle: the records: a bank in use to its last slot, of what was said before the fact; as many questions as are asked for at most."""
+    manager = replace(start.config, agent="manager")
+    tasks = prepare.make_tasks(RECORDS, prepare.Start(manager, start.params, start.tokenizer, start.language))
+    texts = {fact.text for record in RECORDS for fact in record.facts}
+    assert np.all(tasks.bank.occupied)
+    assert tasks.asked.shape[1] == manager.questions_per_state
+    assert np.all(tasks.asked.sum(axis=1) >= 1)
+    for row, length in zip(tasks.fact.tokens, tasks.fact.length, strict=True):
+        assert start.tokenizer.decode(row[:length].tolist()) in texts
+
+
+def test_what_cannot_start_is_one_sentence(tmp_path, start):
+    """Oracle: the sentence, with the file or the budget."""
+    with pytest.raises(ValueError, match=r"^there are no weights at .*answerer.safetensors; train a run with agent answerer there$"):
+        prepare.load_start(Config(answerer_from=str(tmp_path)))
+    with pytest.raises(ValueError, match="set manager.response_length to at least"):
+        prepare.load_start(Config(manager=AgentConfig(3, 128, 1)))
+    short = replace(start.config, answerer=AgentConfig(3, 9, 48))
+    with pytest.raises(ValueError, match="prompt budget of 9 tokens is smaller than .*; set answerer.prompt_length to at least"):
+        prepare.make_tasks(RECORDS, prepare.Start(short, start.params, start.tokenizer, start.language))
