@@ -11,7 +11,8 @@ def get_config() -> Config:
     return Config(
         agent="manager",
         conversations=256,
-        steps=150,
+        steps=120,
+        prompts_per_step=8,
         loss=LossConfig(algorithm="grpo"),
-        optimizer=OptimizerConfig(learning_rate=1e-3),
+        optimizer=OptimizerConfig(learning_rate=5e-4),
     )
