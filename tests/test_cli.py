@@ -31,7 +31,7 @@ BAD = {
     "nothing trained": (["eval", "ppo_answer"], "there is no trained answerer at .*; run: make train EXP=ppo_answer"),
     "group of one": (["train", "grpo_answer", "--group-size", "1"], r"Error parsing Config: Config.group_size is 1; GRPO compares .*"),
     "rate": (["train", "ppo_answer", "--optimizer.learning-rate", "-1"], r".* OptimizerConfig.learning_rate is -1.0; it must be .*"),
-    "batch": (["train", "grpo_answer", "--mesh.data", "3"], r".* Config.prompts_per_step is 16, which the 3 devices .* divide; use 15; .*"),
+    "batch": (["train", "grpo_answer", "--mesh.data", "7"], r".* Config.prompts_per_step is 24, which the 7 devices .* divide; use 21; .*"),
     "no number": (["train", "grpo_answer", "--steps", "x"], r"Error parsing --steps: invalid literal .* 'x'; .*"),
     "no field": (["train", "grpo_answer", "--learning-rat", "1"], r"Unrecognized options: --learning-rat, 1; Perhaps .*learning-rate .*"),
     "no agent": (["train", "grpo_answer", "--agent", "reader"], r"invalid choice 'reader' for argument '--agent'. Expected .*"),
