@@ -44,13 +44,24 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
     qkv_bias: bool = True
+    qk_norm: bool = False  # of Qwen3: queries and keys are normalised in each head, before they are rotated
     tie_embeddings: bool = True
+    rope_factor: float = 1.0  # of Llama 3.1: slow rotations are slowed further by this; 1 leaves all as they are
+    rope_low_freq_factor: float = 1.0  # fewer turns than this in `rope_original_length` tokens is slow
+    rope_high_freq_factor: float = 4.0  # more turns than this is fast, and is left alone
+    rope_original_length: int = 8192  # tokens, before the context was lengthened
     remat: bool = True  # recompute a layer in the backward pass: less memory, and on a CPU less time too
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; norms, softmax and log-probabilities stay float32
 
     def __post_init__(self):
         _require_positive(
             self, "vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff", "rope_theta", "norm_eps"
+        )
+        _require_positive(self, "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor", "rope_original_length")
+        require(
+            self.rope_low_freq_factor < self.rope_high_freq_factor,
+            f"ModelConfig.rope_low_freq_factor is {self.rope_low_freq_factor}; it must be below "
+            f"rope_high_freq_factor {self.rope_high_freq_factor}",
         )
         require(
             self.num_heads % self.num_kv_heads == 0,
@@ -176,6 +187,7 @@ class Config:
     group_size: int = 8
     questions_per_state: int = 5  # asked of the bank that each candidate operation leaves (Manager only)
     seed: int = 0
+    backbone: str = ""  # a Hugging Face folder with weights, tokenizer and chat template; empty: the tiny model that ships
     manager_from: str = ""  # folder of a run whose trained Manager to start from; empty: the shipped warm start
     answerer_from: str = ""  # the same for the Answer Agent
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -16,11 +16,14 @@ from mr1jax.data.episodes import EpisodeShape, encode_record, stack
 from mr1jax.data.records import Record
 from mr1jax.data.states import manager_states
 from mr1jax.evaluate import append_only_banks
+from mr1jax.model.backbones import read_config
+from mr1jax.model.huggingface import load_backbone
 from mr1jax.model.transformer import init_params
 from mr1jax.model.weights import load_params
 from mr1jax.step import Tasks
 from mr1jax.structs import Conversation, PyTree
 from mr1jax.text.grammar import check_response_budget
+from mr1jax.text.huggingface_tokenizer import HuggingFaceTokenizer
 from mr1jax.text.packing import check_budget
 from mr1jax.text.tokenizer import SentencePieceTokenizer, Tokenizer
 
@@ -38,19 +41,32 @@ class Start:
 
 
 def load_start(config: Config, assets: Path = ASSETS) -> Start:
-    """Reads the shipped tokenizer and warm start, or what `config.manager_from` and `config.answerer_from` name.
+    """Reads tokenizer and parameters: the shipped ones, or those of `config.backbone`; and what `config.manager_from` and
+    `config.answerer_from` name.
 
     Raises ValueError where a file is missing, damaged or of another model, and where a budget holds no response at all.
     """
-    tokenizer = SentencePieceTokenizer(assets / "tokenizer.model")
-    config = replace(config, model=replace(config.model, vocab_size=tokenizer.vocab_size))
-    language = make_language(tokenizer, config.manager.num_retrieved)
+    tokenizer: Tokenizer
+    if config.backbone:
+        model = replace(read_config(config.backbone), dtype=config.model.dtype, remat=config.model.remat)
+        tokenizer = own = HuggingFaceTokenizer(config.backbone, model.vocab_size)
+        frame, swap = own.chat_frame(), own.swap
+    else:
+        tokenizer, frame, swap = SentencePieceTokenizer(assets / "tokenizer.model"), None, None
+        model = replace(config.model, vocab_size=tokenizer.vocab_size)
+    config = replace(config, model=model)
+    language = make_language(tokenizer, config.manager.num_retrieved, frame)
     for agent in AGENTS:
         check_response_budget(f"{agent}.response_length", getattr(config, agent).response_length, getattr(language, agent))
+    return Start(config, {agent: _load_agent(config, agent, swap, assets) for agent in AGENTS}, tokenizer, language)
+
+
+def _load_agent(config: Config, agent: str, swap: tuple[int, int] | None, assets: Path) -> PyTree:
+    run = {"manager": config.manager_from, "answerer": config.answerer_from}[agent]
+    if swap and not run:
+        return load_backbone(config.backbone, config.model, swap=swap)
     shapes = jax.eval_shape(lambda: init_params(config.model, jax.random.key(0)))
-    runs = {"manager": config.manager_from, "answerer": config.answerer_from}
-    params: dict[str, PyTree] = {agent: load_params(_weights(assets, agent, runs[agent]), shapes) for agent in AGENTS}
-    return Start(config, params, tokenizer, language)
+    return load_params(_weights(assets, agent, run), shapes)
 
 
 def _weights(assets: Path, agent: str, run: str) -> Path:
@@ -65,10 +81,10 @@ def encode(records: Sequence[Record], start: Start) -> Conversation:
     shape = EpisodeShape.fit(records, start.tokenizer, slot_width=config.bank.slot_width)
     phrases = language.phrases
     line = phrases.date_mark.length + phrases.line_break.length + shape.date_width + shape.slot_width
-    instructions = int(phrases.memories.length)
-    check_budget("manager.prompt_length", config.manager.prompt_length, instructions + int(phrases.fact.length), int(line))
+    told = {agent: int(getattr(phrases, agent).length + phrases.closing.length) for agent in AGENTS}
+    check_budget("manager.prompt_length", config.manager.prompt_length, told["manager"] + int(phrases.fact.length), int(line))
     asked = int(phrases.line_break.length) + shape.question_width
-    check_budget("answerer.prompt_length", config.answerer.prompt_length, instructions + int(phrases.question.length), asked)
+    check_budget("answerer.prompt_length", config.answerer.prompt_length, told["answerer"] + int(phrases.question.length), asked)
     return stack([encode_record(record, start.tokenizer, shape) for record in records])
 
 

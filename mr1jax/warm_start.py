@@ -21,7 +21,7 @@ from flax import struct
 from optax.contrib import MuonDimensionNumbers
 from tqdm import tqdm
 
-from mr1jax.agents.prompts import DATE_MARK, MARKERS, encode_exactly
+from mr1jax.agents.prompts import DATE_MARK, MARKERS
 from mr1jax.config import Config, ModelConfig, replace
 from mr1jax.data.loader import make_loader
 from mr1jax.data.memdial import lessons
@@ -154,7 +154,7 @@ class LessonEncoder:
     def __init__(self, tokenizer: Tokenizer, config: Config, disguise: Disguise | None = None):
         self._tokenizer, self._config, self._disguise = tokenizer, config, disguise
         self._own = functools.lru_cache(maxsize=200_000)(lambda text: tuple(tokenizer.encode(text)))
-        self._marker = functools.lru_cache(maxsize=None)(lambda text: tuple(encode_exactly(tokenizer, text)))
+        self._marker = functools.lru_cache(maxsize=None)(lambda text: tuple(tokenizer.encode_exactly(text)))
 
     def disguised(self, rng: random.Random) -> "LessonEncoder":
         """The same encoder for one lesson in which names and values are disguised."""

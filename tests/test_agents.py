@@ -14,7 +14,6 @@ from test_retrieval import plain_best, plain_bm25
 from tiny import CONFIG, DATES, LANGUAGE, TOKENIZER, Said, unoptimised  # noqa: F401
 
 from mr1jax.agents import answerer, manager
-from mr1jax.agents.prompts import encode_exactly
 from mr1jax.agents.rollout import AnswerTask, ManagerTask, answer, count_operations, manage, manager_rollout, replay
 from mr1jax.config import GREEDY, SamplingConfig, replace
 from mr1jax.memory.bank import apply_operations
@@ -48,7 +47,7 @@ def kept(slots, lines, fixed, budget):
 
 
 def num_tokens(*texts):
-    return sum(len(encode_exactly(TOKENIZER, text)) for text in texts)
+    return sum(len(TOKENIZER.encode_exactly(text)) for text in texts)
 
 
 def dated(said):
@@ -206,8 +205,8 @@ def test_answerer_sees_the_question_and_memories_by_age(changes):
 
 def test_a_marker_is_encoded_without_the_space_in_front():
     """Oracle: by hand. The lone space goes; the space that a word carries stays, for the token is another without it."""
-    assert [TOKENIZER.token_bytes(token) for token in encode_exactly(TOKENIZER, "Fact:")] == [b"Fact:"]
-    assert [TOKENIZER.token_bytes(token) for token in encode_exactly(TOKENIZER, "|")] == [b" |"]
+    assert [TOKENIZER.token_bytes(token) for token in TOKENIZER.encode_exactly("Fact:")] == [b"Fact:"]
+    assert [TOKENIZER.token_bytes(token) for token in TOKENIZER.encode_exactly("|")] == [b" |"]
 
 
 def test_counts_of_operations():

@@ -37,7 +37,7 @@ BAD = {
     "no agent": (["train", "grpo_answer", "--agent", "reader"], r"invalid choice 'reader' for argument '--agent'. Expected .*"),
     "no command": (["trian"], r".*trian.*"),
     "no data set": (["eval", "grpo_answer", "--data", "squad"], r".*'squad'.*"),
-    "devices": (["train", "grpo_answer", "--mesh.data", "16"], r"MeshConfig asks for 16 devices .*, but there are 8; lower .*"),
+    "devices": (["train", "grpo_answer", "--mesh.data", "12"], r"MeshConfig asks for 12 devices .*, but there are 8; lower .*"),
     "no weights": (["train", "grpo_answer", "--manager-from", "gone"], r"there are no weights at gone/manager.safetensors; train .*"),
 }
 

@@ -22,6 +22,10 @@ OUT_OF_RANGE = {
         "d_ff": COUNT,
         "rope_theta": (0.0, -1.0, NAN),
         "norm_eps": (0.0, -1e-6, NAN),
+        "rope_factor": (0.0, -8.0, NAN),
+        "rope_low_freq_factor": (0.0, -1.0, NAN, 4.0),  # not below the high one
+        "rope_high_freq_factor": (0.0, -1.0, NAN, 1.0),
+        "rope_original_length": COUNT,
         "dtype": ("float16",),
     },
     BankConfig: {"num_slots": COUNT, "slot_width": COUNT, "num_terms": COUNT, "when_full": ("grow",)},

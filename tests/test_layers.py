@@ -135,7 +135,8 @@ def test_training_compiles_once():
     """Oracle: the text of step.py, and of the rooms that it compiles whole."""
     assert uses((ROOT / "mr1jax/step.py").read_text(), "jax.jit") == 1
     inside = [path for path in FILES if module_name(path).startswith(("mr1jax.model", "mr1jax.memory", "mr1jax.rl"))]
-    assert not [module_name(path) for path in inside if uses(path.read_text(), "jax.jit")]
+    on_the_host = {"mr1jax.model.huggingface"}  # reads weights before there is a program
+    assert not {module_name(path) for path in inside if uses(path.read_text(), "jax.jit")} - on_the_host
 
 
 def test_host_loops_are_no_circle():

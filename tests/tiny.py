@@ -44,6 +44,10 @@ class WordTokenizer:
             data = data[len(self.pieces[tokens[-1]]) :]
         return tokens
 
+    def encode_exactly(self, text):
+        ids = self.encode(text)
+        return ids[1:] if self.pieces[ids[0]] == b" " else ids
+
     def decode(self, ids):
         return b"".join(self.pieces[token] for token in ids).decode().removeprefix(" ")
 

@@ -49,9 +49,10 @@ def observe(bank: MemoryBank, question: AskedQuestion, dates: Dates, language: L
     else:
         found = retrieve(score_S, bank.occupied, config.num_retrieved, bank.written)
     found, rank_K = in_order_written(bank, found)
-    lines = memory_lines(bank, found, dates, language.phrases, numbered=False)
-    ending = [language.phrases.question, Segment(question.tokens, question.length), language.phrases.line_break]
-    prompt_L, length, kept_K = pack_prompt(lines, rank_K, found.mask, ending, language.phrases, config)
+    phrases = language.phrases
+    lines = memory_lines(bank, found, dates, phrases, numbered=False)
+    ending = [phrases.question, Segment(question.tokens, question.length), phrases.line_break, phrases.closing]
+    prompt_L, length, kept_K = pack_prompt(lines, rank_K, found.mask, phrases.answerer, ending, config)
     shown = Retrieval(slot=jnp.where(kept_K, found.slot, NO_SLOT), score=found.score, mask=kept_K)
     return AnswerView(prompt=prompt_L, length=length, shown=shown)
 

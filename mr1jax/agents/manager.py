@@ -49,9 +49,10 @@ def observe(bank: MemoryBank, fact: NewFact, dates: Dates, language: Language, c
     """Retrieves the memories most like the fact and packs the prompt."""
     query_terms_M = text_terms(language.table, fact.tokens, fact.length, bank.terms.shape[1])
     found = retrieve(bm25(bank.terms, bank.occupied, query_terms_M), bank.occupied, config.num_retrieved, bank.written)
-    lines = memory_lines(bank, found, dates, language.phrases, numbered=True)
-    ending = [language.phrases.fact, *dated_line(Segment(fact.tokens, fact.length), fact.time, dates, language.phrases)]
-    prompt_L, length, kept_K = pack_prompt(lines, jnp.arange(config.num_retrieved), found.mask, ending, language.phrases, config)
+    phrases = language.phrases
+    lines = memory_lines(bank, found, dates, phrases, numbered=True)
+    ending = [phrases.fact, *dated_line(Segment(fact.tokens, fact.length), fact.time, dates, phrases), phrases.closing]
+    prompt_L, length, kept_K = pack_prompt(lines, jnp.arange(config.num_retrieved), found.mask, phrases.manager, ending, config)
     shown = Retrieval(slot=jnp.where(kept_K, found.slot, NO_SLOT), score=found.score, mask=kept_K)
     return ManagerView(prompt=prompt_L, length=length, shown=shown)
 

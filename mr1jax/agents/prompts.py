@@ -14,6 +14,7 @@ from mr1jax.config import AgentConfig
 from mr1jax.memory.retrieval import gather, gather_times
 from mr1jax.structs import Array, MemoryBank, Retrieval
 from mr1jax.text.grammar import Grammar
+from mr1jax.text.huggingface_tokenizer import ChatFrame
 from mr1jax.text.packing import Segment, constant, join_rows, keep_within, pack
 from mr1jax.text.parsing import answer_grammar, manager_grammar
 from mr1jax.text.tokenizer import ByteTable, Tokenizer, byte_table
@@ -23,12 +24,31 @@ MARKERS = ("\n", "Memories:", "Question:", "Fact:", "**Answer:**", "ADD:", "UPDA
 
 DATE_MARK = "|"
 
+MANAGER_INSTRUCTIONS = """You keep the memory of a conversation. You are shown the memories most like a new fact, each with a number, and \
+then the fact. Say what is to be done with the memory, in one of these forms and nothing else:
+ADD: the fact, as a new memory
+UPDATE 2: what memory 2 should say from now on
+DELETE 2
+NOOP
+
+"""
+ANSWERER_INSTRUCTIONS = """You are shown memories of a conversation, the oldest first, and then a question. First copy the memories that \
+you rely on, each on a line of its own. Then write **Answer:** and as few words as answer the question, or "not mentioned".
+
+"""
+
 
 @struct.dataclass
 class Phrases:
-    """The constant pieces of prompts. numbers: `Segment` with a leading axis, entry k is "k + 1:" in front of a numbered line."""
+    """The constant pieces of prompts.
 
-    memories: Segment
+    manager, answerer: what a prompt of that agent begins with, "Memories:" last; closing: what ends it;
+    numbers: `Segment` with a leading axis, entry k is "k + 1:" in front of a numbered line.
+    """
+
+    manager: Segment
+    answerer: Segment
+    closing: Segment
     question: Segment
     fact: Segment
     date_mark: Segment
@@ -55,21 +75,26 @@ class Dates:
     length: Array
 
 
-def encode_exactly(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Encodes a marker without the space that a tokenizer may put in front of a text."""
-    ids = tokenizer.encode(text)
-    return ids[1:] if tokenizer.token_bytes(ids[0]) == b" " else ids
+def make_language(tokenizer: Tokenizer, num_numbered: int, frame: ChatFrame | None = None) -> Language:
+    """Builds tables, grammars and phrases for a tokenizer on the host; the Manager sees at most `num_numbered` memories.
 
-
-def make_language(tokenizer: Tokenizer, num_numbered: int) -> Language:
-    """Builds tables, grammars and phrases for a tokenizer on the host; the Manager sees at most `num_numbered` memories."""
-    line_break = encode_exactly(tokenizer, "\n")
+    frame: of a model that was trained to follow instructions: it is told what to do, in its own chat template. Without one, as for
+    `tiny`, a prompt is the bare memories and what is asked: the agent was trained on nothing else.
+    """
+    line_break = tokenizer.encode_exactly("\n")
     numbers = [tokenizer.encode(f"{k}:") for k in range(1, num_numbered + 1)]
     width = max(map(len, numbers))
+
+    def opening(instructions: str) -> Segment:
+        told = [*frame.before, *tokenizer.encode_exactly(instructions)] if frame else []
+        return constant([*told, *tokenizer.encode_exactly("Memories:"), *line_break])
+
     phrases = Phrases(
-        memories=constant(encode_exactly(tokenizer, "Memories:") + line_break),
-        question=constant(encode_exactly(tokenizer, "Question:")),
-        fact=constant(encode_exactly(tokenizer, "Fact:")),
+        manager=opening(MANAGER_INSTRUCTIONS),
+        answerer=opening(ANSWERER_INSTRUCTIONS),
+        closing=constant(frame.after if frame else []),
+        question=constant(tokenizer.encode_exactly("Question:")),
+        fact=constant(tokenizer.encode_exactly("Fact:")),
         date_mark=constant(tokenizer.encode(DATE_MARK)),
         line_break=constant(line_break),
         numbers=Segment(
@@ -105,14 +130,14 @@ def memory_lines(bank: MemoryBank, retrieval: Retrieval, dates: Dates, phrases: 
 
 
 def pack_prompt(
-    lines: tuple[Array, Array], rank_K: Array, mask_K: Array, ending: Sequence[Segment], phrases: Phrases, config: AgentConfig
+    lines: tuple[Array, Array], rank_K: Array, mask_K: Array, opening: Segment, ending: Sequence[Segment], config: AgentConfig
 ) -> tuple[Array, Array, Array]:
-    """Packs `Memories:`, the lines and an ending into a prompt; over the budget the lowest ranked memories go first.
+    """Packs an opening, the lines and an ending into a prompt; over the budget the lowest ranked memories go first.
 
     Returns (prompt int32[L], length int32[], kept bool[K]).
     """
     tokens_KX, length_K = lines
-    fixed = phrases.memories.length + sum(segment.length for segment in ending)
+    fixed = opening.length + sum(segment.length for segment in ending)
     kept_K = keep_within(length_K, rank_K, mask_K, config.prompt_length - fixed)
-    prompt_L, length = pack([phrases.memories, join_rows(tokens_KX, length_K, kept_K), *ending], config.prompt_length)
+    prompt_L, length = pack([opening, join_rows(tokens_KX, length_K, kept_K), *ending], config.prompt_length)
     return prompt_L, length, kept_K

@@ -18,6 +18,7 @@ from flax import struct
 
 from mr1jax.config import ModelConfig
 from mr1jax.model.attention import attend
+from mr1jax.model.rotary import frequencies, rotate
 from mr1jax.structs import Array, PyTree
 
 # What the axes of each parameter mean; `sharding` decides which mesh axis each lies along.
@@ -33,6 +34,8 @@ _LOGICAL_AXES = {
     "query_bias": ("heads", "head_dim"),
     "key_bias": ("kv_heads", "head_dim"),
     "value_bias": ("kv_heads", "head_dim"),
+    "query_norm": ("head_dim",),
+    "key_norm": ("head_dim",),
     "output": ("heads", "head_dim", "embed"),
     "mlp_norm": ("embed",),
     "gate": ("embed", "mlp"),
@@ -82,8 +85,8 @@ class _Layer(nn.Module):
     def _attention(self, hidden_PGXD: Array, cached: tuple, frame: _Frame):
         config, (prompt, own) = self.config, cached
         x_PGXD = self._norm("attention_norm", hidden_PGXD)
-        query_PGXHC = _rotate(self._heads("query", config.num_heads, x_PGXD), frame.angle_PGXC)
-        key_PGXJC = _rotate(self._heads("key", config.num_kv_heads, x_PGXD), frame.angle_PGXC)
+        query_PGXHC = rotate(self._head_norm("query_norm", self._heads("query", config.num_heads, x_PGXD)), frame.angle_PGXC)
+        key_PGXJC = rotate(self._head_norm("key_norm", self._heads("key", config.num_kv_heads, x_PGXD)), frame.angle_PGXC)
         value_PGXJC = self._heads("value", config.num_kv_heads, x_PGXD)
         keys, values = key_PGXJC, value_PGXJC
         if own is not None:
@@ -108,6 +111,11 @@ class _Layer(nn.Module):
             return heads
         bias_HC = self.param(f"{name}_bias", nn.initializers.zeros, (num_heads, config.head_dim))
         return heads + bias_HC.astype(heads.dtype)[None, None, None]
+
+    def _head_norm(self, name: str, x_PGXHC: Array) -> Array:
+        if not self.config.qk_norm:
+            return x_PGXHC
+        return _rms_norm(x_PGXHC, self.param(name, nn.initializers.ones, (self.config.head_dim,)), self.config.norm_eps)
 
     def _norm(self, name: str, x_PGXD: Array) -> Array:
         return _rms_norm(x_PGXD, self.param(name, nn.initializers.ones, (self.config.d_model,)), self.config.norm_eps)
@@ -250,8 +258,7 @@ def _prompt_mask(cache: Cache) -> Array:
 
 def _frame(config: ModelConfig, position_PGX: Array, mask_XY: Array, prompt_mask_PL: Array | None = None, index: Array | None = None):
     """Computes the rotary angles of the positions once for all layers (arXiv 2104.09864, eq. 15)."""
-    frequency_C = config.rope_theta ** (-jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim)
-    return _Frame(position_PGX[..., None] * frequency_C[None, None, None], mask_XY, prompt_mask_PL, index)
+    return _Frame(position_PGX[..., None] * frequencies(config)[None, None, None], mask_XY, prompt_mask_PL, index)
 
 
 def _product(x: Array, matrix: Array, axes: int = 1) -> Array:
@@ -262,13 +269,6 @@ def _product(x: Array, matrix: Array, axes: int = 1) -> Array:
     lead, kept = x.shape[: x.ndim - axes], matrix.shape[axes:]
     size = math.prod(matrix.shape[:axes])
     return (x.reshape(-1, size) @ matrix.reshape(size, -1)).reshape(*lead, *kept)
-
-
-def _rotate(x_PGXHC: Array, angle_PGXC: Array) -> Array:
-    """Rotates each pair (c, c + C/2) of a head by its angle: the half-split pairing of Qwen2 and Llama checkpoints."""
-    cos, sin = jnp.cos(angle_PGXC)[..., None, :], jnp.sin(angle_PGXC)[..., None, :]
-    first, second = jnp.split(x_PGXHC.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_PGXHC.dtype)
 
 
 def _rms_norm(x: Array, scale_D: Array, eps: float) -> Array:

@@ -30,6 +30,8 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
+    def encode_exactly(self, text: str) -> list[int]: ...
+
     def decode(self, ids: Sequence[int]) -> str: ...
 
     def token_bytes(self, token: int) -> bytes: ...
@@ -66,6 +68,11 @@ class SentencePieceTokenizer:
         for part in tail:
             ids += self._literal_space + self._model.encode(part)
         return ids
+
+    def encode_exactly(self, text: str) -> list[int]:
+        """Returns the ids of a marker without the space that `encode` puts in front, where that space is a token of its own."""
+        ids = self.encode(text)
+        return ids[1:] if self.token_bytes(ids[0]) == b" " else ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of ids: their bytes, less one leading space. Bytes that are not UTF-8 become U+FFFD."""

@@ -1,0 +1,177 @@
+"""Weights in and out of a Hugging Face folder: sharded safetensors, tensor by tensor, straight into arrays where they belong.
+
+There a layer's matrices are [out, in] and stand alone; here they are [in, heads, head_dim] and stacked over layers. `_tensors` says once
+which is which, for import and export.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Sharding
+from safetensors import SafetensorError, safe_open
+
+from mr1jax.config import ModelConfig, require
+from mr1jax.model import transformer
+from mr1jax.structs import Array, PyTree
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """One tensor of a checkpoint. path: of the parameter here; shape: there; layer: its place in the stack, None outside the layers."""
+
+    name: str
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    layer: int | None
+    transposed: bool
+
+
+def _tensors(config: ModelConfig) -> Iterator[_Tensor]:
+    """Lists every tensor of a checkpoint of this model."""
+    D, V = config.d_model, config.vocab_size
+    yield _Tensor("model.embed_tokens.weight", ("embedding",), (V, D), None, False)
+    yield _Tensor("model.norm.weight", ("final_norm",), (D,), None, False)
+    if not config.tie_embeddings:
+        yield _Tensor("lm_head.weight", ("unembedding",), (V, D), None, True)
+    for layer in range(config.num_layers):
+        for name, ours, shape in _layer_tensors(config):
+            yield _Tensor(f"model.layers.{layer}.{name}", ("layers", ours), shape, layer, len(shape) == 2)
+
+
+def _layer_tensors(config: ModelConfig) -> list[tuple[str, str, tuple[int, ...]]]:
+    D, F, C = config.d_model, config.d_ff, config.head_dim
+    widths = {"query": config.num_heads * C, "key": config.num_kv_heads * C, "value": config.num_kv_heads * C}
+    tensors: list[tuple[str, str, tuple[int, ...]]] = [
+        ("input_layernorm.weight", "attention_norm", (D,)),
+        ("post_attention_layernorm.weight", "mlp_norm", (D,)),
+    ]
+    for ours, width in widths.items():
+        tensors += [(f"self_attn.{ours[0]}_proj.weight", ours, (width, D))]
+        tensors += [(f"self_attn.{ours[0]}_proj.bias", f"{ours}_bias", (width,))] if config.qkv_bias else []
+    tensors += [(f"self_attn.{ours[0]}_norm.weight", f"{ours}_norm", (C,)) for ours in ("query", "key") if config.qk_norm]
+    tensors += [("self_attn.o_proj.weight", "output", (D, config.num_heads * C))]
+    return [
+        *tensors,
+        ("mlp.gate_proj.weight", "gate", (F, D)),
+        ("mlp.up_proj.weight", "up", (F, D)),
+        ("mlp.down_proj.weight", "down", (D, F)),
+    ]
+
+
+def load_backbone(
+    folder: str | Path,
+    config: ModelConfig,
+    shardings: PyTree | None = None,
+    dtype: str = "float32",
+    swap: tuple[int, int] = (0, 0),
+) -> PyTree:
+    """Reads the weights of a folder into the parameters of `config`, each tensor straight into its place in its sharded array.
+
+    On the host there is never more than one tensor at a time. shardings: a tree as the parameters', None for the default device.
+    dtype: of the parameters; swap: two tokens that change places, see `HuggingFaceTokenizer`. The value head, which no checkpoint
+    has, is 0.
+
+    Raises ValueError, naming file and tensor, for weights that are missing, left over, of another shape, cut short, or pickled only.
+    """
+    wanted = {tensor.name: tensor for tensor in _tensors(config)}
+    where = _locate(Path(folder))
+    _check_names(Path(folder), wanted, where, config)
+    shapes = jax.eval_shape(lambda: transformer.init_params(config, jax.random.key(0)))
+    params = _zeros(shapes, shardings, dtype)
+    for file in sorted(set(where.values())):
+        for tensor in (wanted[name] for name, at in where.items() if at == file and name in wanted):
+            leaf, keys = params, tensor.path
+            for key in keys[:-1]:
+                leaf = leaf[key]
+            leaf[keys[-1]] = _place(leaf[keys[-1]], _read(file, tensor), tensor)
+    vocabulary = {"embedding": 0, "unembedding": 1}
+    return params | {name: _swap(params[name], swap, axis) for name, axis in vocabulary.items() if name in params}
+
+
+def _locate(folder: Path) -> dict[str, Path]:
+    """Returns {tensor: file} by the index, or by the one file there is."""
+    if (folder / INDEX).is_file():
+        try:
+            weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
+        except (json.JSONDecodeError, KeyError) as error:
+            raise ValueError(f"{folder / INDEX} is no index of weights; download it again") from error
+        for name, file in weight_map.items():
+            require((folder / file).is_file(), f"{folder / INDEX} says that {name} is in {file}, which is not there; download it again")
+        return {name: folder / file for name, file in weight_map.items()}
+    if not (folder / SINGLE).is_file():
+        pickled = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt*"))
+        reason = f"only {pickled[0]}, and pickled weights are never read" if pickled else "no weights"
+        raise ValueError(f"{folder} holds {reason}; give a folder with {SINGLE} or {INDEX}")
+    with _open(folder / SINGLE) as file:
+        return dict.fromkeys(file.keys(), folder / SINGLE)
+
+
+def _open(path: Path):
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no complete safetensors file ({error}); download it again") from error
+
+
+def _check_names(folder: Path, wanted: dict[str, _Tensor], where: dict[str, Path], config: ModelConfig) -> None:
+    missing = sorted(wanted.keys() - where.keys())
+    require(not missing, f"the weights in {folder} lack {missing[0] if missing else ''}, which its config.json promises")
+    # Some tied checkpoints carry the head all the same; it is the embedding again. Old ones carry the rotary frequencies.
+    spare = {"lm_head.weight"} if config.tie_embeddings else set()
+    left = sorted(name for name in where.keys() - wanted.keys() - spare if not name.endswith("rotary_emb.inv_freq"))
+    require(not left, f"the weights in {folder} hold {left[0] if left else ''}, which its config.json does not know")
+
+
+def _read(path: Path, tensor: _Tensor) -> np.ndarray:
+    with _open(path) as file:
+        try:
+            array = file.get_tensor(tensor.name)
+        except SafetensorError as error:
+            raise ValueError(f"{path} does not hold {tensor.name}, which the index says it does; download it again") from error
+    require(
+        array.shape == tensor.shape,
+        f"{tensor.name} of {path} has shape {list(array.shape)}, and config.json makes it {list(tensor.shape)}",
+    )
+    require(jnp.issubdtype(array.dtype, jnp.floating), f"{tensor.name} of {path} is {array.dtype}; only floating point weights are read")
+    return array
+
+
+def _zeros(shapes: PyTree, shardings: PyTree | None, dtype: str) -> PyTree:
+    def zeros(shape, sharding: Sharding | None = None) -> Array:
+        return jnp.zeros(shape.shape, dtype, device=sharding)
+
+    return jax.tree.map(zeros, shapes) if shardings is None else jax.tree.map(zeros, shapes, shardings)
+
+
+def _place(array: Array, tensor: np.ndarray, about: _Tensor) -> Array:
+    """Writes one tensor into its place; the array is donated and keeps its layout."""
+    write = _writer(array.shape, array.dtype, array.sharding, about.layer is not None, about.transposed)
+    return write(array, tensor, np.int32(about.layer or 0))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2), donate_argnums=0)
+def _swap(array: Array, swap: tuple[int, int], axis: int) -> Array:
+    """Lets two rows (axis 0) or columns (axis 1) change places."""
+    first, second = (jax.lax.dynamic_index_in_dim(array, token, axis) for token in swap)
+    array = jax.lax.dynamic_update_index_in_dim(array, second, swap[0], axis)
+    return jax.lax.dynamic_update_index_in_dim(array, first, swap[1], axis)
+
+
+@functools.lru_cache(maxsize=256)
+def _writer(shape: tuple[int, ...], dtype, sharding: Sharding, stacked: bool, transposed: bool) -> Callable:
+    place = shape[1:] if stacked else shape
+
+    def write(array: Array, tensor: Array, layer: Array) -> Array:
+        tensor = (tensor.T if transposed else tensor).reshape(place).astype(dtype)
+        return jax.lax.dynamic_update_index_in_dim(array, tensor, layer, axis=0) if stacked else tensor
+
+    return jax.jit(write, donate_argnums=0, out_shardings=sharding)
