@@ -89,9 +89,7 @@ def run_benchmark(config: Config, folder: Path, partner: Path, source: str, data
 
 def load_trained(config: Config, folders: list[Path]) -> dict[str, PyTree]:
     """Reads the agents that were trained in any of the folders, the first that has one."""
-    trained: dict[str, PyTree] = {}
-    for agent in AGENTS:
-        of_agent = [folder for folder in folders if (folder / f"{agent}.safetensors").is_file()]
-        if of_agent:
-            trained[agent] = load_start(replace(config, **{f"{agent}_from": str(of_agent[0])})).params[agent]
-    return trained
+    found = {agent: next((folder for folder in folders if (folder / f"{agent}.safetensors").is_file()), None) for agent in AGENTS}
+    where = {agent: folder for agent, folder in found.items() if folder is not None}
+    params = load_start(replace(config, **{f"{agent}_from": str(folder) for agent, folder in where.items()})).params
+    return {agent: params[agent] for agent in where}

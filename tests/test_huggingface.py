@@ -240,6 +240,7 @@ BAD_CONFIGS = {
     "activation": ({"hidden_act": "gelu"}, "has hidden_act 'gelu'; only 'silu' is supported"),
     "window": ({"use_sliding_window": True}, "has use_sliding_window True; only False is supported"),
     "rope": ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "of type 'yarn'; 'default' and 'llama3' are supported"),
+    "half a rope": ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "without low_freq_factor, high_freq_factor, original_max_"),
 }
 
 

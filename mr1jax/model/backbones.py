@@ -38,6 +38,12 @@ _SIZES = {
     "d_ff": "intermediate_size",
     "norm_eps": "rms_norm_eps",
 }
+_LLAMA3 = {
+    "rope_factor": "factor",
+    "rope_low_freq_factor": "low_freq_factor",
+    "rope_high_freq_factor": "high_freq_factor",
+    "rope_original_length": "original_max_position_embeddings",
+}
 _UNSUPPORTED = {"hidden_act": "silu", "mlp_bias": False, "use_sliding_window": False}  # and the one value that is supported
 
 
@@ -81,9 +87,6 @@ def _rope(path: Path, known: dict[str, Any]) -> dict[str, Any]:
     require(kind in ("default", "llama3"), f"{path} has rotary embeddings of type {kind!r}; 'default' and 'llama3' are supported")
     if kind == "default":
         return theta
-    return theta | {
-        "rope_factor": float(scaling["factor"]),
-        "rope_low_freq_factor": float(scaling["low_freq_factor"]),
-        "rope_high_freq_factor": float(scaling["high_freq_factor"]),
-        "rope_original_length": int(scaling["original_max_position_embeddings"]),
-    }
+    missing = [field for field in _LLAMA3.values() if field not in scaling]
+    require(not missing, f"{path} has rotary embeddings of type 'llama3' without {', '.join(missing)}; download it again")
+    return theta | {ours: scaling[theirs] for ours, theirs in _LLAMA3.items()}

@@ -1,7 +1,7 @@
-"""Weights in and out of a Hugging Face folder: sharded safetensors, tensor by tensor, straight into arrays where they belong.
+"""Weights from a Hugging Face folder: sharded safetensors, tensor by tensor, straight into arrays where they belong.
 
-There a layer's matrices are [out, in] and stand alone; here they are [in, heads, head_dim] and stacked over layers. `_tensors` says once
-which is which, for import and export.
+There a layer's matrices are [out, in] and stand alone; here they are [in, heads, head_dim] and stacked over layers. `_tensors` says
+which is which.
 """
 
 import functools
