@@ -84,11 +84,28 @@ def evaluate(
     run_benchmark(config, runs / experiment, runs / partner, source, data_dir, eval_seed)
 
 
-def warm_start(assets: Path = Path("assets"), steps: int | None = None) -> None:
-    """Trains tokenizer and warm start from nothing and writes them to `assets`; takes an hour or more on two cores."""
-    from mr1jax.warm_start import WarmStartConfig, warm_start
+def warm_start(assets: Path = Path("assets")) -> None:
+    """Trains tokenizer and warm start from nothing and writes them to `assets`; takes about an hour on two cores."""
+    from mr1jax.warm_start import PHASES, warm_start
 
-    warm_start(Config(), WarmStartConfig() if steps is None else WarmStartConfig(steps=steps), assets)
+    warm_start(Config(), PHASES, assets)
+
+
+def export(
+    run: Annotated[Path, tyro.conf.Positional],
+    target: Annotated[Path, tyro.conf.Positional],
+    overwrite: bool = False,
+) -> None:
+    """Writes an agent that was trained with --backbone as a Hugging Face folder: weights, config, tokenizer, chat template.
+
+    Args:
+      run: folder of the run, such as runs/grpo_answer.
+      target: a new folder.
+      overwrite: write into a folder that is not empty; what has another name stays.
+    """
+    from mr1jax.experiment import export_experiment
+
+    export_experiment(run, target, overwrite)
 
 
 def train(arguments: Sequence[str]) -> Callable[[], None]:
@@ -116,7 +133,7 @@ def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     return chosen
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {"demo": demo, "data": data, "eval": evaluate, "warm-start": warm_start}
+_COMMANDS: dict[str, Callable[..., None]] = {"demo": demo, "data": data, "eval": evaluate, "export": export, "warm-start": warm_start}
 COMMANDS: dict[str, Any] = {name: _later(command) for name, command in _COMMANDS.items()}
 
 

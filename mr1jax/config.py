@@ -100,6 +100,11 @@ class AgentConfig:
     def __post_init__(self):
         _require_positive(self, "num_retrieved", "prompt_length", "response_length")
 
+    @property
+    def num_shown(self) -> int:
+        """Memories in a prompt at most."""
+        return self.num_retrieved * (2 if self.per_speaker else 1)
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -193,7 +198,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     manager: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=128, response_length=40)
-    answerer: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=112, response_length=48)
+    answerer: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=120, response_length=44)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

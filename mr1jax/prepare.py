@@ -55,7 +55,7 @@ def load_start(config: Config, assets: Path = ASSETS) -> Start:
         tokenizer, frame, swap = SentencePieceTokenizer(assets / "tokenizer.model"), None, None
         model = replace(config.model, vocab_size=tokenizer.vocab_size)
     config = replace(config, model=model)
-    language = make_language(tokenizer, config.manager.num_retrieved, frame)
+    language = make_language(tokenizer, max(getattr(config, agent).num_shown for agent in AGENTS), frame)
     for agent in AGENTS:
         check_response_budget(f"{agent}.response_length", getattr(config, agent).response_length, getattr(language, agent))
     return Start(config, {agent: _load_agent(config, agent, swap, assets) for agent in AGENTS}, tokenizer, language)
@@ -81,10 +81,10 @@ def encode(records: Sequence[Record], start: Start) -> Conversation:
     shape = EpisodeShape.fit(records, start.tokenizer, slot_width=config.bank.slot_width)
     phrases = language.phrases
     line = phrases.date_mark.length + phrases.line_break.length + shape.date_width + shape.slot_width
-    told = {agent: int(getattr(phrases, agent).length + phrases.closing.length) for agent in AGENTS}
-    check_budget("manager.prompt_length", config.manager.prompt_length, told["manager"] + int(phrases.fact.length), int(line))
+    told = {agent: int(getattr(phrases, agent).length + phrases.memories.length + phrases.closing.length) for agent in AGENTS}
+    check_budget("manager.prompt_length", config.manager.prompt_length, told["manager"], int(line))
     asked = int(phrases.line_break.length) + shape.question_width
-    check_budget("answerer.prompt_length", config.answerer.prompt_length, told["answerer"] + int(phrases.question.length), asked)
+    check_budget("answerer.prompt_length", config.answerer.prompt_length, told["answerer"], asked)
     return stack([encode_record(record, start.tokenizer, shape) for record in records])
 
 

@@ -197,7 +197,7 @@ def _examples_section(trained: str, before: Sequence[Answer], after: Sequence[An
 
 def _example(trained: str, before: Answer, after: Answer) -> str:
     asked = f"**{after.question}** Gold: *{after.gold}*. `{BASELINE}` said: *{before.prediction}*. `{trained}` saw and wrote:"
-    shown = "\n".join(["Memories:", *after.memories, f"Question: {after.question}", "", after.response])
+    shown = "\n".join([f"Question: {after.question}", "Memories:", *after.memories, "", after.response])
     return f"{asked}\n\n{_fenced(shown)}"
 
 

@@ -58,8 +58,9 @@ def manager_prompt(memories, said):
     """The prompt as text, and the slots that its numbers stand for."""
     slots = ranked(memories, said.text, CONFIG.manager.num_retrieved)
     lines = [f"{number}: {dated(memories[slot])}" for number, slot in enumerate(slots, 1)]
-    shown = kept(slots, lines, ["Memories:\n", f"Fact: {dated(said)}"], CONFIG.manager.prompt_length)
-    return "".join(["Memories:\n", *(f" {line}" for line in lines[: len(shown)]), f"Fact: {dated(said)}"]), shown
+    asked = f"Fact: {dated(said)}Memories:\n"
+    shown = kept(slots, lines, [f"Fact: {dated(said)}", "Memories:\n"], CONFIG.manager.prompt_length)
+    return "".join([asked, *(f" {line}" for line in lines[: len(shown)])]), shown
 
 
 def answerer_prompt(memories, question, config):
@@ -68,10 +69,11 @@ def answerer_prompt(memories, question, config):
     if config.per_speaker:
         of_speaker = [[slot for slot in slots if memories[slot].speaker == who][: config.num_retrieved] for who in (0, 1)]
         slots = [slot for slot in slots if slot in sum(of_speaker, [])]
-    lines = [dated(memories[slot]) for slot in slots]
-    shown = kept(slots, lines, ["Memories:\n", f"Question: {question}\n"], config.prompt_length)
+    lines = [f"1: {dated(memories[slot])}" for slot in slots]
+    shown = kept(slots, lines, [f"Question: {question}\n", "Memories:\n"], config.prompt_length)
     by_age = [slot for slot in memories if slot in shown]
-    return "".join(["Memories:\n", *(f" {dated(memories[slot])}" for slot in by_age), f"Question: {question}\n"]), by_age
+    numbered = [f" {number}: {dated(memories[slot])}" for number, slot in enumerate(by_age, 1)]
+    return "".join([f"Question: {question}\nMemories:\n", *numbered]), by_age
 
 
 def reference_of(memories):

@@ -97,8 +97,8 @@ def test_a_prompt_is_the_models_own_chat(folder, theirs):
     ids = [start.tokenizer._theirs(int(token)) for token in view.prompt[: view.length]]
     said = theirs.decode(ids, skip_special_tokens=False)
     asked = records[0].questions
-    assert said.startswith(f"<|im_start|>user\n{ANSWERER_INSTRUCTIONS}Memories:\n")
-    assert any(said.endswith(f"Question: {question.question}\n<|im_end|>\n<|im_start|>assistant\n") for question in asked)
+    assert any(said.startswith(f"<|im_start|>user\n{ANSWERER_INSTRUCTIONS}Question: {q.question}\nMemories:\n") for q in asked)
+    assert said.endswith("\n<|im_end|>\n<|im_start|>assistant\n")
     assert MANAGER_INSTRUCTIONS not in said
 
 

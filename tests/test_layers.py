@@ -17,7 +17,7 @@ FLOORS = (
     ("data", "rl"),
     ("agents",),
     ("step",),
-    ("train", "evaluate", "report", "locomo_report", "prepare", "experiment", "benchmark", "warm_start", "demo"),
+    ("train", "evaluate", "report", "locomo_report", "prepare", "experiment", "benchmark", "lesson_arrays", "warm_start", "demo"),
     ("cli",),
     ("__main__",),
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import random
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,14 @@ from mr1jax.agents import answerer, manager
 from mr1jax.agents.prompts import MARKERS, Dates, make_language
 from mr1jax.config import Config
 from mr1jax.data.memdial import lessons
-from mr1jax.data.memdial.world import generate
+from mr1jax.data.memdial.wordings import EVENTS
+from mr1jax.data.memdial.world import NO_ANSWER, generate
+from mr1jax.lesson_arrays import LessonEncoder
 from mr1jax.memory.bank import fill_bank
 from mr1jax.structs import NO_SLOT, PAD, OperationKind
 from mr1jax.text.grammar import DONE, advance
 from mr1jax.text.tokenizer import train_sentencepiece
-from mr1jax.warm_start import VOCAB_SIZE, LessonEncoder
+from mr1jax.warm_start import VOCAB_SIZE
 
 CONFIG = Config()
 NUM_WORLDS, NUM_LESSONS, NUM_QUESTIONS = 60, 30, 8
@@ -46,7 +49,7 @@ def language(tokenizer):
 
 @pytest.fixture(scope="module")
 def encoder(tokenizer):
-    return LessonEncoder(tokenizer, CONFIG)
+    return LessonEncoder(tokenizer, CONFIG.answerer, CONFIG.manager)
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +122,6 @@ def final_state(grammar, tokens_GR):
     return jax.lax.scan(lambda state_G, token_G: (advance(grammar, state_G, token_G), None), initial_G, tokens_GR.T)[0]
 
 
-def graded(batch):
-    """The graded tokens of all replies as rows of the response's width [G, R], and their numbers [G]."""
-    rows = [row(response_R[graded_R], response_R.size) for response_R, graded_R in zip(batch.response, batch.graded, strict=True)]
-    return tuple(map(np.stack, zip(*rows, strict=True)))
-
-
 def see_fact(lesson, tokenizer, language):
     """The fact, and what the Manager sees when it arrives at a bank of the lesson's memories."""
     dates, times = dates_of([*lesson.memories, lesson.fact], tokenizer)
@@ -137,7 +134,7 @@ def see_fact(lesson, tokenizer, language):
 
 
 def test_answer_lessons_are_the_prompts_of_the_program(answer_lessons, tokenizer, language):
-    """Oracle: `answerer.observe` of a bank with the lesson's memories, for every question: context and question, token for token."""
+    """Oracle: `answerer.observe` of a bank with the lesson's memories, for every question, token for token."""
     sizes = set()
     for lesson, batch in answer_lessons:
         dates, times = dates_of(lesson.memories, tokenizer)
@@ -149,12 +146,10 @@ def test_answer_lessons_are_the_prompts_of_the_program(answer_lessons, tokenizer
             answer_length=np.zeros(len(rows), np.int32),
         )
         views = observe_questions(bank, questions, dates, language)
-        for prompt_L, length, shown_K, response_R, graded_R in zip(
-            views.prompt, views.length, views.shown.mask, batch.response, batch.graded, strict=True
-        ):
-            before_reply = response_R[: np.argmax(graded_R)]
-            assert prompt_L[: int(length)].tolist() == [*batch.prompt[: batch.prompt_length].tolist(), *before_reply.tolist()]
-            assert int(shown_K.sum()) == len(lesson.memories)
+        assert views.shown.mask.sum(axis=1).tolist() == [len(lesson.memories)] * NUM_QUESTIONS
+        assert views.length.tolist() == batch.prompt_length.tolist()
+        for prompt_L, lesson_L, length in zip(views.prompt, batch.prompt, batch.prompt_length, strict=True):
+            assert prompt_L[:length].tolist() == lesson_L[:length].tolist()
         sizes.add(len(lesson.memories))
     assert sizes == set(range(1, CONFIG.answerer.num_retrieved + 1))
 
@@ -167,7 +162,7 @@ def test_manager_lessons_are_the_prompts_of_the_program(manager_lessons, encoder
         order = [slot for slot in view.shown.slot.tolist() if slot != NO_SLOT]
         assert sorted(order) == list(range(len(lesson.memories)))
         reordered = encoder.decision(dataclasses.replace(lesson, memories=tuple(lesson.memories[slot] for slot in order)))
-        assert view.prompt[: int(view.length)].tolist() == reordered.prompt[: reordered.prompt_length].tolist()
+        assert view.prompt[: int(view.length)].tolist() == reordered.prompt[0, : reordered.prompt_length[0]].tolist()
         same_order += order == sorted(order)
     assert same_order > 0
 
@@ -178,36 +173,60 @@ def test_manager_lessons_are_the_prompts_of_the_program(manager_lessons, encoder
 def test_answers_are_legal_and_read_back(answer_lessons, language):
     """Oracle: the lesson's own answer, against the bytes that the reward reads."""
     for lesson, batch in answer_lessons:
-        tokens_GR, length_G = graded(batch)
-        assert final_state(language.answerer, tokens_GR).tolist() == [DONE] * NUM_QUESTIONS
-        written_GA, num_bytes_G = read_answers(tokens_GR, length_G, language)
-        for written_A, num_bytes, (_, _, answer) in zip(written_GA, num_bytes_G, lesson.replies, strict=True):
+        assert final_state(language.answerer, batch.response).tolist() == [DONE] * NUM_QUESTIONS
+        written_PA, num_bytes_P = read_answers(batch.response, (batch.response != PAD).sum(axis=1), language)
+        for written_A, num_bytes, (_, _, answer) in zip(written_PA, num_bytes_P, lesson.replies, strict=True):
             assert bytes(written_A[: int(num_bytes)].tolist()).decode().removeprefix(" ") == answer
 
 
-def test_quotes_are_lines_of_the_context(answer_lessons, tokenizer):
-    """Oracle: text. A reply is lines of the context, the marker and the answer; what is not graded is the question."""
+def is_end_of_a_line(quote, memories):
+    return any(f" {text}".endswith(f" {quote[0]}") and date == quote[1] for text, date in memories)
+
+
+def written(quote):
+    text, date = quote
+    return f" {text} | {date}\n" if date else f" {text}\n"
+
+
+def test_a_reply_quotes_ends_of_lines_and_answers(answer_lessons, tokenizer):
+    """Oracle: text. A prompt is question and numbered lines; a reply is ends of lines or a word, the marker, the answer, the end token."""
     quotes = 0
     for lesson, batch in answer_lessons:
-        context = tokenizer.decode(batch.prompt[: batch.prompt_length].tolist())
-        assert context == "Memories:\n" + "".join(f" {text} | {date}\n" for text, date in lesson.memories)
-        for (question, quoted, answer), response_R, graded_R in zip(lesson.replies, batch.response, batch.graded, strict=True):
-            asked, said = (tokenizer.decode(response_R[mask_R].tolist()) for mask_R in (~graded_R, graded_R))
-            expected = "".join(f" {text} | {date}\n" for text, date in quoted) + f"**Answer:** {answer}"
-            assert asked == f"Question: {question}\n"
-            assert said == expected.removeprefix(" ")
-            assert set(quoted) <= set(lesson.memories)
-            quotes += len(quoted)
+        lines = [f" {number}: {text} | {date}\n" for number, (text, date) in enumerate(lesson.memories, 1)]
+        for p, (question, quoted, answer) in enumerate(lesson.replies):
+            prompt = tokenizer.decode(batch.prompt[p, : batch.prompt_length[p]].tolist())
+            *said, end = batch.response[p][batch.response[p] != PAD].tolist()
+            assert prompt == f"Question: {question}\nMemories:\n" + "".join(lines)
+            expected = "".join(map(written, quoted)) + f"**Answer:** {answer}"
+            assert tokenizer.decode(said) == expected.removeprefix(" ")
+            assert end == tokenizer.eos_id
+            assert all(is_end_of_a_line(quote, lesson.memories) for quote in quoted if quote[1])
+            quotes += sum(bool(date) for _, date in quoted)
     assert quotes > NUM_LESSONS
+
+
+def test_a_quote_begins_with_a_word_of_the_question(answer_lessons):
+    """Oracle: plain words. The first word stands in the question, in another form at most; alone it stands where the answer is none."""
+    alone = 0
+    for lesson, _ in answer_lessons:
+        for question, quoted, answer in lesson.replies:
+            asked = re.findall(r"[A-Za-z]+", question)
+            for text, date in quoted:
+                first = re.findall(r"[A-Za-z]+", text)[0]
+                assert first in asked or any(first in (event.past.split()[0], event.base.split()[0]) for event in EVENTS)
+                if not date:
+                    assert answer == NO_ANSWER
+                    assert text in asked
+                    alone += 1
+    assert alone > NUM_LESSONS
 
 
 def test_decisions_are_legal_and_read_back(manager_lessons, tokenizer, language):
     """Oracle: the lesson's kind, the number it names and the tokens of its fact, against the operations that `act` hands to the bank."""
     for lesson, batch in manager_lessons:
         fact, view = see_fact(lesson, tokenizer, language)
-        tokens_GR, length_G = graded(batch)
-        assert final_state(language.manager, tokens_GR).tolist() == [DONE]
-        operations = act(view, fact, tokens_GR[0], length_G[0], language)
+        assert final_state(language.manager, batch.response).tolist() == [DONE]
+        operations = act(view, fact, batch.response[0], (batch.response[0] != PAD).sum(), language)
         assert tuple(operations.kind.tolist()) == MEANT[lesson.kind]
         if lesson.kind in ("update", "delete", "replace"):
             named = int(view.shown.slot[lesson.number - 1])
@@ -218,6 +237,24 @@ def test_decisions_are_legal_and_read_back(manager_lessons, tokenizer, language)
             np.testing.assert_array_equal(operations.tokens[1], text_W)
             assert int(operations.length[1]) == length
             np.testing.assert_array_equal(operations.terms[1], text_terms(language.table, text_W, length))
+
+
+def test_a_disguised_lesson_says_one_thing_in_other_tokens(answer_lessons, encoder, tokenizer, language):
+    """Oracle: the disguised prompt itself: what is quoted stands in it, numbers and dates are as they were, and the reply is legal."""
+    changed = 0
+    for seed, (lesson, plain) in enumerate(answer_lessons):
+        batch = encoder.disguised(random.Random(seed)).answer(lesson)
+        if batch is None:
+            continue
+        assert final_state(language.answerer, batch.response).tolist() == [DONE] * NUM_QUESTIONS
+        for p, (_, quoted, _) in enumerate(lesson.replies):
+            prompt = tokenizer.decode(batch.prompt[p, : batch.prompt_length[p]].tolist())
+            lines = tokenizer.decode(batch.response[p][batch.response[p] != PAD].tolist()[:-1]).split("\n")[:-1]
+            for line, (_, date) in zip(lines, quoted, strict=True):
+                assert line.removeprefix(" ") in prompt
+                assert not date or line.endswith(f" | {date}")
+            changed += prompt != tokenizer.decode(plain.prompt[p, : plain.prompt_length[p]].tolist())
+    assert changed > NUM_LESSONS
 
 
 # What a lesson holds ------------------------------------------------------------------------------------------------------------

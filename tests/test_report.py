@@ -104,7 +104,7 @@ def test_page_shows_the_best_and_the_worst_first(folder):
     best, worst = (folder / "report.md").read_text().split("## Where training helped most")[1].split("## Where `rl_both` is worst")
     assert best.strip().startswith("**Where is number 0 ?** Gold: *Oslo*. `warm_start` said: *Rome*.")
     assert worst.strip().startswith("**Where is number 1 ?** Gold: *Oslo*. `warm_start` said: *Rome*.")
-    seen = "```\nMemories:\nMia lives in Oslo | 4 May 2031\nBo sings | 5 May 2031\nQuestion: Where is number 0 ?\n\n**Answer:** Oslo\n```"
+    seen = "```\nQuestion: Where is number 0 ?\nMemories:\nMia lives in Oslo | 4 May 2031\nBo sings | 5 May 2031\n\n**Answer:** Oslo\n```"
     assert seen in best
     assert best.count("Gold:") == worst.count("Gold:") == 3
 

@@ -69,7 +69,7 @@ CONFIG = Config(
 )
 
 
-LANGUAGE = make_language(TOKENIZER, CONFIG.manager.num_retrieved)
+LANGUAGE = make_language(TOKENIZER, max(CONFIG.manager.num_shown, CONFIG.answerer.num_shown))
 
 
 class Said(NamedTuple):

@@ -1,6 +1,6 @@
 """The Answer Agent: what it sees of a bank when a question comes, and what its response is worth.
 
-It sees the memories that share words with the question, in the order they were written, and the question. It first quotes the memories
+It sees the question and the memories that share words with it, numbered, in the order they were written. It first quotes the memories
 it relies on, then writes `**Answer:** text` (Memory-R1, arXiv 2508.19828, section 3.2). Functions are for one bank; `vmap` them.
 """
 
@@ -50,9 +50,9 @@ def observe(bank: MemoryBank, question: AskedQuestion, dates: Dates, language: L
         found = retrieve(score_S, bank.occupied, config.num_retrieved, bank.written)
     found, rank_K = in_order_written(bank, found)
     phrases = language.phrases
-    lines = memory_lines(bank, found, dates, phrases, numbered=False)
-    ending = [phrases.question, Segment(question.tokens, question.length), phrases.line_break, phrases.closing]
-    prompt_L, length, kept_K = pack_prompt(lines, rank_K, found.mask, phrases.answerer, ending, config)
+    lines = memory_lines(bank, found, dates, phrases)
+    asked = [phrases.answerer, Segment(question.tokens, question.length), phrases.line_break]
+    prompt_L, length, kept_K = pack_prompt(asked, lines, rank_K, found.mask, phrases, config)
     shown = Retrieval(slot=jnp.where(kept_K, found.slot, NO_SLOT), score=found.score, mask=kept_K)
     return AnswerView(prompt=prompt_L, length=length, shown=shown)
 

@@ -50,9 +50,9 @@ def observe(bank: MemoryBank, fact: NewFact, dates: Dates, language: Language, c
     query_terms_M = text_terms(language.table, fact.tokens, fact.length, bank.terms.shape[1])
     found = retrieve(bm25(bank.terms, bank.occupied, query_terms_M), bank.occupied, config.num_retrieved, bank.written)
     phrases = language.phrases
-    lines = memory_lines(bank, found, dates, phrases, numbered=True)
-    ending = [phrases.fact, *dated_line(Segment(fact.tokens, fact.length), fact.time, dates, phrases), phrases.closing]
-    prompt_L, length, kept_K = pack_prompt(lines, jnp.arange(config.num_retrieved), found.mask, phrases.manager, ending, config)
+    lines = memory_lines(bank, found, dates, phrases)
+    asked = [phrases.manager, *dated_line(Segment(fact.tokens, fact.length), fact.time, dates, phrases)]
+    prompt_L, length, kept_K = pack_prompt(asked, lines, jnp.arange(config.num_retrieved), found.mask, phrases, config)
     shown = Retrieval(slot=jnp.where(kept_K, found.slot, NO_SLOT), score=found.score, mask=kept_K)
     return ManagerView(prompt=prompt_L, length=length, shown=shown)
 

@@ -1,7 +1,8 @@
 """What both agents share: the phrases that prompts are made of, and memories as the lines that an agent reads and quotes.
 
-A line is `text | date` and ends in a line break: subject first, date last, so that quoting a memory is copying what followed the same
-words. The Manager's lines carry a small number in front, which stands for the slot: no other slot can be named.
+A prompt says what is asked first, then shows the memories: a causal model then reads every memory already knowing what to look for, and
+need only compare word with word, not one whole line with another. A line is `2: text | date` and ends in a line break. The number stands
+for a slot, and no other can be named; it comes first, so that an agent chooses a memory by one token, and what follows is copying.
 """
 
 from collections.abc import Sequence
@@ -24,16 +25,17 @@ MARKERS = ("\n", "Memories:", "Question:", "Fact:", "**Answer:**", "ADD:", "UPDA
 
 DATE_MARK = "|"
 
-MANAGER_INSTRUCTIONS = """You keep the memory of a conversation. You are shown the memories most like a new fact, each with a number, and \
-then the fact. Say what is to be done with the memory, in one of these forms and nothing else:
+MANAGER_INSTRUCTIONS = """You keep the memory of a conversation. You are shown a new fact, and then the memories most like it, each with \
+a number. Say what is to be done with the memory, in one of these forms and nothing else:
 ADD: the fact, as a new memory
 UPDATE 2: what memory 2 should say from now on
 DELETE 2
 NOOP
 
 """
-ANSWERER_INSTRUCTIONS = """You are shown memories of a conversation, the oldest first, and then a question. First copy the memories that \
-you rely on, each on a line of its own. Then write **Answer:** and as few words as answer the question, or "not mentioned".
+ANSWERER_INSTRUCTIONS = """You are shown a question, and then memories of a conversation, each with a number, the oldest first. First copy \
+the memories that you rely on, each with its number on a line of its own. Then write **Answer:** and as few words as answer the question, \
+or "not mentioned".
 
 """
 
@@ -42,15 +44,15 @@ you rely on, each on a line of its own. Then write **Answer:** and as few words 
 class Phrases:
     """The constant pieces of prompts.
 
-    manager, answerer: what a prompt of that agent begins with, "Memories:" last; closing: what ends it;
+    manager, answerer: what a prompt of that agent begins with, "Fact:" or "Question:" last; memories: what is between that and the
+    lines; closing: what ends a prompt;
     numbers: `Segment` with a leading axis, entry k is "k + 1:" in front of a numbered line.
     """
 
     manager: Segment
     answerer: Segment
+    memories: Segment
     closing: Segment
-    question: Segment
-    fact: Segment
     date_mark: Segment
     line_break: Segment
     numbers: Segment
@@ -76,25 +78,24 @@ class Dates:
 
 
 def make_language(tokenizer: Tokenizer, num_numbered: int, frame: ChatFrame | None = None) -> Language:
-    """Builds tables, grammars and phrases for a tokenizer on the host; the Manager sees at most `num_numbered` memories.
+    """Builds tables, grammars and phrases for a tokenizer on the host; an agent sees at most `num_numbered` memories.
 
     frame: of a model that was trained to follow instructions: it is told what to do, in its own chat template. Without one, as for
-    `tiny`, a prompt is the bare memories and what is asked: the agent was trained on nothing else.
+    `tiny`, a prompt is what is asked and the bare memories: the agent was trained on nothing else.
     """
     line_break = tokenizer.encode_exactly("\n")
     numbers = [tokenizer.encode(f"{k}:") for k in range(1, num_numbered + 1)]
     width = max(map(len, numbers))
 
-    def opening(instructions: str) -> Segment:
+    def opening(instructions: str, asked: str) -> Segment:
         told = [*frame.before, *tokenizer.encode_exactly(instructions)] if frame else []
-        return constant([*told, *tokenizer.encode_exactly("Memories:"), *line_break])
+        return constant([*told, *tokenizer.encode_exactly(asked)])
 
     phrases = Phrases(
-        manager=opening(MANAGER_INSTRUCTIONS),
-        answerer=opening(ANSWERER_INSTRUCTIONS),
+        manager=opening(MANAGER_INSTRUCTIONS, "Fact:"),
+        answerer=opening(ANSWERER_INSTRUCTIONS, "Question:"),
+        memories=constant([*tokenizer.encode_exactly("Memories:"), *line_break]),
         closing=constant(frame.after if frame else []),
-        question=constant(tokenizer.encode_exactly("Question:")),
-        fact=constant(tokenizer.encode_exactly("Fact:")),
         date_mark=constant(tokenizer.encode(DATE_MARK)),
         line_break=constant(line_break),
         numbers=Segment(
@@ -110,34 +111,36 @@ def dated_line(text: Segment, time: Array, dates: Dates, phrases: Phrases) -> li
     return [text, phrases.date_mark, Segment(dates.tokens[time], dates.length[time]), phrases.line_break]
 
 
-def memory_lines(bank: MemoryBank, retrieval: Retrieval, dates: Dates, phrases: Phrases, *, numbered: bool) -> tuple[Array, Array]:
+def memory_lines(bank: MemoryBank, retrieval: Retrieval, dates: Dates, phrases: Phrases) -> tuple[Array, Array]:
     """Renders retrieved memories as lines: (tokens int32[K, X], length int32[K]), length 0 where the mask is False.
 
     A memory shows the date of its last write: what was said last is what holds.
     """
     tokens_KW, length_K = gather(bank, retrieval)
     _, updated_K = gather_times(bank, retrieval)
-    numbers = jax.tree.map(lambda rows: rows[: length_K.size], phrases.numbers)
 
-    def line(number: Segment, tokens_W: Array, length: Array, time: Array) -> tuple[Array, Array]:
-        pieces = [number] * numbered + dated_line(Segment(tokens_W, length), time, dates, phrases)
-        return pack(pieces, sum(piece.tokens.shape[0] for piece in pieces))
+    def line(tokens_W: Array, length: Array, time: Array) -> tuple[Array, Array]:
+        return _pack_all(dated_line(Segment(tokens_W, length), time, dates, phrases))
 
-    tokens_KX, num_tokens_K = jax.vmap(line, in_axes=(0 if numbered else None, 0, 0, 0))(
-        numbers if numbered else phrases.line_break, tokens_KW, length_K, updated_K
-    )
+    tokens_KX, num_tokens_K = jax.vmap(line)(tokens_KW, length_K, updated_K)
     return tokens_KX, jnp.where(retrieval.mask, num_tokens_K, 0)
 
 
 def pack_prompt(
-    lines: tuple[Array, Array], rank_K: Array, mask_K: Array, opening: Segment, ending: Sequence[Segment], config: AgentConfig
+    asked: Sequence[Segment], lines: tuple[Array, Array], rank_K: Array, mask_K: Array, phrases: Phrases, config: AgentConfig
 ) -> tuple[Array, Array, Array]:
-    """Packs an opening, the lines and an ending into a prompt; over the budget the lowest ranked memories go first.
+    """Packs what is asked and the lines into a prompt, numbered from 1; over the budget the lowest ranked memories go first.
 
     Returns (prompt int32[L], length int32[], kept bool[K]).
     """
-    tokens_KX, length_K = lines
-    fixed = opening.length + sum(segment.length for segment in ending)
-    kept_K = keep_within(length_K, rank_K, mask_K, config.prompt_length - fixed)
-    prompt_L, length = pack([opening, join_rows(tokens_KX, length_K, kept_K), *ending], config.prompt_length)
+    widest = phrases.numbers.tokens.shape[1]
+    fixed = sum(segment.length for segment in (*asked, phrases.memories, phrases.closing))
+    kept_K = keep_within(lines[1] + widest, rank_K, mask_K, config.prompt_length - fixed)
+    number_K = jax.tree.map(lambda rows: rows[jnp.cumsum(kept_K) - 1], phrases.numbers)
+    numbered = jax.vmap(lambda number, line: _pack_all([number, line]))(number_K, Segment(*lines))
+    prompt_L, length = pack([*asked, phrases.memories, join_rows(*numbered, kept_K), phrases.closing], config.prompt_length)
     return prompt_L, length, kept_K
+
+
+def _pack_all(pieces: Sequence[Segment]) -> tuple[Array, Array]:
+    return pack(pieces, sum(piece.tokens.shape[0] for piece in pieces))

@@ -1,6 +1,6 @@
 """Weights from a Hugging Face folder: sharded safetensors, tensor by tensor, straight into arrays where they belong.
 
-There a layer's matrices are [out, in] and stand alone; here they are [in, heads, head_dim] and stacked over layers. `_tensors` says
+There a layer's matrices are [out, in] and stand alone; here they are [in, heads, head_dim] and stacked over layers. `tensors` says
 which is which.
 """
 
@@ -25,7 +25,7 @@ SINGLE = "model.safetensors"
 
 
 @dataclass(frozen=True)
-class _Tensor:
+class Tensor:
     """One tensor of a checkpoint. path: of the parameter here; shape: there; layer: its place in the stack, None outside the layers."""
 
     name: str
@@ -35,16 +35,16 @@ class _Tensor:
     transposed: bool
 
 
-def _tensors(config: ModelConfig) -> Iterator[_Tensor]:
+def tensors(config: ModelConfig) -> Iterator[Tensor]:
     """Lists every tensor of a checkpoint of this model."""
     D, V = config.d_model, config.vocab_size
-    yield _Tensor("model.embed_tokens.weight", ("embedding",), (V, D), None, False)
-    yield _Tensor("model.norm.weight", ("final_norm",), (D,), None, False)
+    yield Tensor("model.embed_tokens.weight", ("embedding",), (V, D), None, False)
+    yield Tensor("model.norm.weight", ("final_norm",), (D,), None, False)
     if not config.tie_embeddings:
-        yield _Tensor("lm_head.weight", ("unembedding",), (V, D), None, True)
+        yield Tensor("lm_head.weight", ("unembedding",), (V, D), None, True)
     for layer in range(config.num_layers):
         for name, ours, shape in _layer_tensors(config):
-            yield _Tensor(f"model.layers.{layer}.{name}", ("layers", ours), shape, layer, len(shape) == 2)
+            yield Tensor(f"model.layers.{layer}.{name}", ("layers", ours), shape, layer, len(shape) == 2)
 
 
 def _layer_tensors(config: ModelConfig) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -82,7 +82,7 @@ def load_backbone(
 
     Raises ValueError, naming file and tensor, for weights that are missing, left over, of another shape, cut short, or pickled only.
     """
-    wanted = {tensor.name: tensor for tensor in _tensors(config)}
+    wanted = {tensor.name: tensor for tensor in tensors(config)}
     where = _locate(Path(folder))
     _check_names(Path(folder), wanted, where, config)
     shapes = jax.eval_shape(lambda: transformer.init_params(config, jax.random.key(0)))
@@ -122,7 +122,7 @@ def _open(path: Path):
         raise ValueError(f"{path} is no complete safetensors file ({error}); download it again") from error
 
 
-def _check_names(folder: Path, wanted: dict[str, _Tensor], where: dict[str, Path], config: ModelConfig) -> None:
+def _check_names(folder: Path, wanted: dict[str, Tensor], where: dict[str, Path], config: ModelConfig) -> None:
     missing = sorted(wanted.keys() - where.keys())
     require(not missing, f"the weights in {folder} lack {missing[0] if missing else ''}, which its config.json promises")
     # Some tied checkpoints carry the head all the same; it is the embedding again. Old ones carry the rotary frequencies.
@@ -131,7 +131,7 @@ def _check_names(folder: Path, wanted: dict[str, _Tensor], where: dict[str, Path
     require(not left, f"the weights in {folder} hold {left[0] if left else ''}, which its config.json does not know")
 
 
-def _read(path: Path, tensor: _Tensor) -> np.ndarray:
+def _read(path: Path, tensor: Tensor) -> np.ndarray:
     with _open(path) as file:
         try:
             array = file.get_tensor(tensor.name)
@@ -152,7 +152,7 @@ def _zeros(shapes: PyTree, shardings: PyTree | None, dtype: str) -> PyTree:
     return jax.tree.map(zeros, shapes) if shardings is None else jax.tree.map(zeros, shapes, shardings)
 
 
-def _place(array: Array, tensor: np.ndarray, about: _Tensor) -> Array:
+def _place(array: Array, tensor: np.ndarray, about: Tensor) -> Array:
     """Writes one tensor into its place; the array is donated and keeps its layout."""
     write = _writer(array.shape, array.dtype, array.sharding, about.layer is not None, about.transposed)
     return write(array, tensor, np.int32(about.layer or 0))

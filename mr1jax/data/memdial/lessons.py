@@ -6,9 +6,10 @@ many times. A lesson of the Manager shows a fact and the memories most like it.
 
 import functools
 import random
+import re
 from dataclasses import dataclass
 
-from mr1jax.data.memdial.teacher import HeuristicManager, overlap, respond
+from mr1jax.data.memdial.teacher import HeuristicManager, content_words, overlap, respond
 from mr1jax.data.memdial.world import WorldConfig, generate
 from mr1jax.data.records import Question, Record
 
@@ -17,7 +18,7 @@ Line = tuple[str, str]  # text and date of a memory or a fact
 
 @dataclass(frozen=True)
 class AnswerLesson:
-    """memories: lines as shown; replies: (question, lines quoted, answer)."""
+    """memories: lines as shown; replies: (question, what is quoted of lines, answer)."""
 
     memories: tuple[Line, ...]
     replies: tuple[tuple[str, tuple[Line, ...], str], ...]
@@ -49,6 +50,24 @@ def _line(record: Record, fact: int) -> Line:
     return record.facts[fact].text, record.facts[fact].date
 
 
+def _quote(question: str, record: Record, fact: int) -> Line:
+    """What is quoted of the line that tells a fact: from the word on that the question names last, those who speak left aside.
+
+    To look something up is then to say what it is called, "dog", and to copy what followed.
+    """
+    text, date = _line(record, fact)
+    asked = [word for spelt in question.split() for word in content_words(spelt)]
+    place_of = {word: match.start() for match in reversed(list(re.finditer(r"\S+", text))) for word in content_words(match[0])}
+    named = [word for word in asked if word in place_of and word not in map(str.lower, record.speakers)]
+    return text[place_of[named[-1]] if named else 0 :], date
+
+
+def _looked_for(question: str) -> Line:
+    """What stands in place of a quote where no memory fits: the word itself, which nothing follows."""
+    last = [spelt for spelt in question.split() if content_words(spelt)][-1]
+    return re.sub(r"('s)?\?*$", "", last), ""
+
+
 def answer_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_questions: int, num_slots: int) -> AnswerLesson:
     """Draws a lesson with `num_shown` memories of a bank that the heuristic kept.
 
@@ -72,15 +91,13 @@ def answer_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_quest
     replies = []
     for question in questions:
         quoted, answer = respond(question, record, values, shown, rng)
-        replies.append((question.question, tuple(_line(record, row) for row in quoted), answer))
+        quotes = [_quote(question.question, record, row) for row in quoted]
+        replies.append((question.question, tuple(quotes or [_looked_for(question.question)]), answer))
     return AnswerLesson(tuple(_line(record, row) for row in shown), tuple(replies))
 
 
 def _questions_about(anchor: Question, askable: list[Question], shown: set[int], count: int, rng: random.Random) -> list[Question]:
-    """The anchor and other questions that the shown memories answer, repeated where they are few; a quarter that they do not answer.
-
-    What the teacher quotes for those is mostly chance: more of them would drown what there is to learn.
-    """
+    """The anchor and other questions that the shown memories answer, repeated where they are few; a quarter that they do not answer."""
     inside = [q for q in askable if q is not anchor and q.evidence and set(q.evidence) <= shown]
     outside = [q for q in askable if q is not anchor and q not in inside]
     unanswered = rng.sample(outside, min(count // 4, len(outside)))

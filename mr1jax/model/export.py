@@ -1,0 +1,123 @@
+"""A trained agent as a Hugging Face folder, which whatever serves such models can read: the way of `huggingface.py`, back.
+
+Nothing that lies in the target is ever deleted. Every file is written beside its name, read back and compared, and only then renamed.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from mr1jax.config import ModelConfig, require
+from mr1jax.model.huggingface import INDEX, SINGLE, Tensor, tensors
+from mr1jax.structs import PyTree
+
+SHARD_BYTES = 4 * 10**9
+_COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "generation_config.json")
+
+
+def export_backbone(
+    params: PyTree,
+    config: ModelConfig,
+    backbone: str | Path,
+    target: str | Path,
+    *,
+    swap: tuple[int, int] = (0, 0),
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> list[str]:
+    """Writes parameters as a folder like `backbone`, from which they were trained: weights, config.json, tokenizer, chat template.
+
+    Weights keep their dtype. swap: the two tokens that changed places when the backbone was read, see `HuggingFaceTokenizer`; they
+    change back. shard_bytes: of a file of weights at most, one tensor alone excepted. Returns the names of the files written.
+
+    Raises ValueError if the target holds anything and overwrite is not set, or if what was written reads back differently.
+    """
+    source, target = Path(backbone), Path(target)
+    occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    require(overwrite or not occupied, f"{target} is not empty; name a new folder, or set --overwrite to write over its files")
+    target.mkdir(parents=True, exist_ok=True)
+    shards = list(_shards(config, params, shard_bytes))
+    names = [SINGLE] if len(shards) == 1 else [f"model-{k:05d}-of-{len(shards):05d}.safetensors" for k in range(1, len(shards) + 1)]
+    for name, shard in zip(names, shards, strict=True):
+        _write_shard(target / name, {tensor.name: _tensor(params, tensor, swap) for tensor in shard})
+    written = [*names, *(name for name in _COPIED if (source / name).is_file())]
+    for name in written[len(names) :]:
+        _write(target / name, (source / name).read_bytes())
+    dtype = str(params["embedding"].dtype)
+    settings = json.loads((source / "config.json").read_text()) | {"torch_dtype": dtype, "dtype": dtype}
+    _write(target / "config.json", _as_json(settings))
+    if "generation_config.json" not in written:
+        ends = {name: settings[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in settings}
+        _write(target / "generation_config.json", _as_json(ends))
+    if len(names) > 1:
+        where = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        size = sum(_num_bytes(params, tensor) for shard in shards for tensor in shard)
+        _write(target / INDEX, _as_json({"metadata": {"total_size": size}, "weight_map": where}))
+    return sorted({*written, "config.json", "generation_config.json", *([INDEX] if len(names) > 1 else [])})
+
+
+def _shards(config: ModelConfig, params: PyTree, shard_bytes: int) -> Iterator[list[Tensor]]:
+    """Deals the tensors to files in their order."""
+    shard: list[Tensor] = []
+    size = 0
+    for tensor in tensors(config):
+        num_bytes = _num_bytes(params, tensor)
+        if shard and size + num_bytes > shard_bytes:
+            yield shard
+            shard, size = [], 0
+        shard.append(tensor)
+        size += num_bytes
+    yield shard
+
+
+def _num_bytes(params: PyTree, tensor: Tensor) -> int:
+    return int(np.prod(tensor.shape)) * _leaf(params, tensor).dtype.itemsize
+
+
+def _leaf(params: PyTree, tensor: Tensor) -> jax.Array:
+    for key in tensor.path:
+        params = params[key]
+    return params
+
+
+def _tensor(params: PyTree, tensor: Tensor, swap: tuple[int, int]) -> np.ndarray:
+    """Reads one tensor to the host as the checkpoint has it: [out, in], and the two tokens back in their places."""
+    leaf = _leaf(params, tensor)
+    array = np.asarray(leaf if tensor.layer is None else leaf[tensor.layer])
+    array = array.reshape(tensor.shape[::-1]).T if tensor.transposed else array.reshape(tensor.shape)
+    array = np.array(array, order="C")  # a copy: safetensors writes memory as it lies
+    if tensor.path[-1] in ("embedding", "unembedding"):
+        array[[*swap]] = array[[*reversed(swap)]]
+    return array
+
+
+def _write_shard(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file(arrays, partial, metadata={"format": "pt"})
+        written = load_file(partial)
+        wrong = [name for name, array in arrays.items() if written[name].tobytes() != array.tobytes()]
+        require(not wrong, f"{path} was not written: {wrong[0] if wrong else ''} read back differently; try another disk")
+        partial.chmod(0o644)  # safetensors leaves a file that nobody else can read
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        require(partial.read_bytes() == content, f"{path} was not written: it read back differently; try another disk")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _as_json(content: dict) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()

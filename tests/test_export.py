@@ -1,0 +1,129 @@
+"""A trained agent as a Hugging Face folder: what was read and written again is what was read, and nothing in the target is lost."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from small_backbone import make_folder
+from test_huggingface import FAMILIES, random_checkpoint, write_folder
+
+from mr1jax.experiment import export_experiment
+from mr1jax.model.backbones import read_config
+from mr1jax.model.export import export_backbone
+from mr1jax.model.huggingface import load_backbone
+from mr1jax.model.weights import save_params
+
+
+def tensors_of(folder):
+    """{name: array} of all weights of a folder, read file by file."""
+    return {name: array for path in sorted(folder.glob("*.safetensors")) for name, array in load_file(path).items()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_read_and_exported_is_the_same_checkpoint(family, dtype, tmp_path):
+    """Oracle: the file that was read: the same tensors under the same names, bit for bit, two tokens swapped and swapped back."""
+    raw = FAMILIES[family]
+    published = {name: array.astype(dtype) for name, array in random_checkpoint(raw).items()}
+    source = write_folder(tmp_path / "published", raw, published)
+    config, swap = read_config(source), (0, 7)
+    params = load_backbone(source, config, dtype=dtype, swap=swap)
+    assert not np.array_equal(params["embedding"][0], published["model.embed_tokens.weight"][0])
+    files = export_backbone(params, config, source, tmp_path / "out", swap=swap)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
+    exported = tensors_of(tmp_path / "out")
+    assert exported.keys() == published.keys()
+    for name, array in published.items():
+        assert exported[name].dtype == array.dtype
+        assert exported[name].tobytes() == array.tobytes(), name
+    settings = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert settings == raw | {"dtype": dtype, "torch_dtype": dtype}
+
+
+def test_shards_have_an_index_that_reads_back(tmp_path):
+    """Oracle: the parameters that were written, bit for bit; the sizes of the files; the bytes of all tensors."""
+    raw = FAMILIES["qwen2 untied, one kv head"]
+    source = write_folder(tmp_path / "published", raw, random_checkpoint(raw))
+    config = read_config(source)
+    params = load_backbone(source, config)
+    export_backbone(params, config, source, tmp_path / "out", shard_bytes=4000)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert sorted(set(index["weight_map"].values())) == files
+    assert len(files) > 3
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    sizes = {file: [array.nbytes for array in load_file(tmp_path / "out" / file).values()] for file in files}
+    assert all(sum(each) <= 4000 or len(each) == 1 for each in sizes.values())
+    assert index["metadata"]["total_size"] == sum(map(sum, sizes.values()))
+    for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(load_backbone(tmp_path / "out", config)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_folder_that_is_not_empty_is_refused_and_kept(tmp_path):
+    """Oracle: the bytes of what was there, before and after; with --overwrite what has another name stays too."""
+    raw = FAMILIES["qwen3"]
+    source = write_folder(tmp_path / "published", raw, random_checkpoint(raw))
+    config = read_config(source)
+    params, target = load_backbone(source, config), tmp_path / "out"
+    target.mkdir()
+    (target / "notes.txt").write_text("mine")
+    (target / "config.json").write_text("old")
+    with pytest.raises(ValueError, match=r"out is not empty; name a new folder, or set --overwrite"):
+        export_backbone(params, config, source, target)
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"notes.txt": "mine", "config.json": "old"}
+    export_backbone(params, config, source, target, overwrite=True)
+    assert (target / "notes.txt").read_text() == "mine"
+    assert read_config(target) == config
+    with pytest.raises(ValueError, match=r"notes.txt is not empty"):
+        export_backbone(params, config, source, target / "notes.txt")
+
+
+def test_an_export_that_reads_back_differently_is_no_export(tmp_path, monkeypatch):
+    """Oracle: the target: no weights, and nothing half written."""
+    raw = FAMILIES["qwen3"]
+    source = write_folder(tmp_path / "published", raw, random_checkpoint(raw))
+    params = load_backbone(source, read_config(source))
+    monkeypatch.setattr("mr1jax.model.export.load_file", lambda path: {name: array + 1 for name, array in load_file(path).items()})
+    with pytest.raises(ValueError, match="read back differently"):
+        export_backbone(params, read_config(source), source, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_run_is_exported_with_its_tokenizer_and_chat_template(tmp_path):
+    """Oracle: the backbone's own files byte for byte, and the trained weights as `load_backbone` reads them back."""
+    source = make_folder(tmp_path / "published")
+    config = read_config(source)
+    trained = jax.tree.map(lambda x: x + np.float32(0.5), load_backbone(source, config))
+    run = tmp_path / "run"
+    run.mkdir()
+    save_params(run / "answerer.safetensors", trained)
+    (run / "config.json").write_text(json.dumps({"agent": "answerer", "backbone": str(source)}))
+    export_experiment(run, tmp_path / "out")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
+    end = json.loads((source / "tokenizer.json").read_text())["added_tokens"][1]["id"]
+    again = load_backbone(tmp_path / "out", config, swap=(0, end))  # <|endoftext|>, the padding, changes places with token 0
+    for name in ("embedding", "final_norm"):
+        np.testing.assert_array_equal(again[name], trained[name])
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({}, "run is no folder of a run: it has no config.json; train an experiment first"),
+        ({"config.json": "{"}, "config.json is no configuration of a run; train the experiment again"),
+        ({"config.json": json.dumps({"agent": "answerer", "backbone": ""})}, "run was trained from the tiny model that ships"),
+    ],
+    ids=["none", "broken", "tiny"],
+)
+def test_runs_that_cannot_be_exported(files, says, tmp_path):
+    """Oracle: by hand. One sentence, and no folder made."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name, text in files.items():
+        (run / name).write_text(text)
+    with pytest.raises(ValueError, match=says):
+        export_experiment(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
