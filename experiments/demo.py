@@ -10,9 +10,9 @@ from mr1jax.config import Config, OptimizerConfig
 
 def answerer() -> Config:
     """The Answer Agent first, on banks that forgot nothing."""
-    return Config(agent="answerer", conversations=96, steps=60, prompts_per_step=24, optimizer=OptimizerConfig(learning_rate=5e-4))
+    return Config(agent="answerer", conversations=96, steps=40, prompts_per_step=24, optimizer=OptimizerConfig(learning_rate=1.5e-4))
 
 
 def manager() -> Config:
     """Then the Manager, with the trained Answer Agent frozen as its judge."""
-    return Config(agent="manager", conversations=128, steps=70, prompts_per_step=8, optimizer=OptimizerConfig(learning_rate=5e-4))
+    return Config(agent="manager", conversations=128, steps=64, prompts_per_step=16, optimizer=OptimizerConfig(learning_rate=5e-4))
