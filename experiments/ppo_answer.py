@@ -14,5 +14,5 @@ def get_config() -> Config:
         steps=120,
         prompts_per_step=24,
         loss=LossConfig(algorithm="ppo"),
-        optimizer=OptimizerConfig(learning_rate=5e-4),
+        optimizer=OptimizerConfig(learning_rate=1.5e-4),
     )
