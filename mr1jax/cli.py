@@ -151,7 +151,12 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
 
 
 def _as_sentence(box: str) -> str:
-    """Takes what tyro writes in a box, wrapped and ruled, as one line; its title goes."""
+    """Takes what tyro writes in a box, wrapped and ruled, as one line; its title goes.
+
+    Where the terminal has them the box is drawn with \u2502 and the title stands in its upper edge, else all is ruled with hyphens.
+    """
+    box = re.sub("[\u2502\u256d-\u2570]", " ", box)
+    box = re.sub(r"^\s*\u2500 (.+?) \u2500+\s*\n", r"\1\n-----\n", box)
     sections = [" ".join(section.split()) for section in re.split(r"\n\s*[-\u2500]{5,}\s*\n", box)]
     return "; ".join(section.removesuffix(".") for section in sections[1:] if section)
 

@@ -72,3 +72,10 @@ def test_locomo_that_is_missing_or_altered(run, monkeypatch, tmp_path):
     assert len(said.splitlines()) == 1
     assert hashlib.sha256(b"[]").hexdigest()[:8] in said
     assert not list(tmp_path.rglob("*.tfrecord*"))
+
+
+def test_a_box_and_ruled_lines_are_the_same_sentence():
+    """Oracle: by hand. Both ways in which tyro writes one refusal: drawn, where the terminal has the characters, and with hyphens."""
+    drawn = "╭─ Bad options ───╮\n│ No such: --x    │\n│   of the four   │\n│ ─────────────── │\n│ Run mr1jax      │\n╰─────────────────╯\n"
+    ruled = " Bad options     \n ----------------\n  No such: --x   \n    of the four  \n  ---------------\n  Run mr1jax     \n"
+    assert cli._as_sentence(drawn) == cli._as_sentence(ruled) == "No such: --x of the four; Run mr1jax"
