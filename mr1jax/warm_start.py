@@ -33,6 +33,7 @@ from mr1jax.text.tokenizer import SentencePieceTokenizer, Tokenizer, train_sente
 # The room of a lesson; the few that need more are skipped.
 ANSWERER = AgentConfig(num_retrieved=3, prompt_length=100, response_length=44)
 MANAGER = AgentConfig(num_retrieved=3, prompt_length=104, response_length=40)
+CONTEXTS, QUESTIONS = 16, 4  # of the Answer Agent in a step, and to each of them
 NUM_WORLDS = 4000  # training conversations that lessons are drawn from
 VOCAB_SIZE = 1024
 
@@ -41,13 +42,11 @@ VOCAB_SIZE = 1024
 class Stage:
     """Lessons of one size. memories: shown to the Answer Agent, or one fewer, which half of the lessons have.
 
-    contexts: of the Answer Agent, in a step; questions: about the same memories; decisions: of the Manager, in a step.
+    decisions: of the Manager, in a step.
     """
 
     steps: int
     memories: int
-    contexts: int = 16
-    questions: int = 4
     decisions: int = 16
 
 
@@ -131,14 +130,14 @@ def lesson_batches(tokenizer: Tokenizer, num_slots: int, stage: Stage, number: i
 
     def answer(index: int) -> LessonBatch:
         rng = random.Random(f"answer/0/{number}/{index}")
-        size = (rng.randint(max(1, stage.memories - 1), stage.memories), stage.questions, num_slots)
+        size = (rng.randint(max(1, stage.memories - 1), stage.memories), QUESTIONS, num_slots)
         return _first(lambda: encoder.disguised(rng).answer(lessons.answer_lesson(rng, NUM_WORLDS, *size)))
 
     def decision(index: int) -> LessonBatch:
         rng = random.Random(f"decision/0/{number}/{index}")
         return _first(lambda: encoder.disguised(rng).decision(lessons.manager_lesson(rng, NUM_WORLDS, MANAGER.num_retrieved, num_slots)))
 
-    answers = make_loader(range(stage.steps * stage.contexts), answer, batch_size=stage.contexts, seed=0)
+    answers = make_loader(range(stage.steps * CONTEXTS), answer, batch_size=CONTEXTS, seed=0)
     decisions = make_loader(range(stage.steps * stage.decisions), decision, batch_size=stage.decisions, seed=0)
     for _ in range(stage.steps):
         yield _flat(next(answers)), _flat(next(decisions))

@@ -80,12 +80,25 @@ def test_a_folder_that_is_not_empty_is_refused_and_kept(tmp_path):
         export_backbone(params, config, source, target / "notes.txt")
 
 
+@pytest.mark.parametrize(("old", "new"), [(400, 10**9), (10**9, 400)], ids=["shards then one file", "one file then shards"])
+def test_weights_that_would_be_read_instead_are_not_left_beside(old, new, tmp_path):
+    """Oracle: the bytes of the first export, before and after."""
+    raw = FAMILIES["qwen3"]
+    source = write_folder(tmp_path / "published", raw, random_checkpoint(raw))
+    config, target = read_config(source), tmp_path / "out"
+    export_backbone(load_backbone(source, config), config, source, target, shard_bytes=old)
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    with pytest.raises(ValueError, match=r"out holds model.safetensors.* of another export"):
+        export_backbone(load_backbone(source, config), config, source, target, overwrite=True, shard_bytes=new)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+
+
 def test_an_export_that_reads_back_differently_is_no_export(tmp_path, monkeypatch):
     """Oracle: the target: no weights, and nothing half written."""
     raw = FAMILIES["qwen3"]
     source = write_folder(tmp_path / "published", raw, random_checkpoint(raw))
     params = load_backbone(source, read_config(source))
-    monkeypatch.setattr("mr1jax.model.export.load_file", lambda path: {name: array + 1 for name, array in load_file(path).items()})
+    monkeypatch.setattr("mr1jax.model.weights.load_file", lambda path: {name: array + 1 for name, array in load_file(path).items()})
     with pytest.raises(ValueError, match="read back differently"):
         export_backbone(params, read_config(source), source, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

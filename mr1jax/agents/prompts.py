@@ -1,8 +1,8 @@
 """What both agents share: the phrases that prompts are made of, and memories as the lines that an agent reads and quotes.
 
-A prompt says what is asked first, then shows the memories: a causal model then reads every memory already knowing what to look for, and
-need only compare word with word, not one whole line with another. A line is `2: text | date` and ends in a line break. The number stands
-for a slot, and no other can be named; it comes first, so that an agent chooses a memory by one token, and what follows is copying.
+A prompt says what is asked first, then shows the memories: a causal model then reads every memory already knowing what to look for. A line
+is `2: text | date` and ends in a line break: subject first, date last, so that quoting from a word on is copying what followed it. The
+number stands for a slot: the Manager can name no other.
 """
 
 from collections.abc import Sequence

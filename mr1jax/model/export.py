@@ -10,10 +10,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 from mr1jax.config import ModelConfig, require
 from mr1jax.model.huggingface import INDEX, SINGLE, Tensor, tensors
+from mr1jax.model.weights import save_tensors
 from mr1jax.structs import PyTree
 
 SHARD_BYTES = 4 * 10**9
@@ -35,16 +35,19 @@ def export_backbone(
     Weights keep their dtype. swap: the two tokens that changed places when the backbone was read, see `HuggingFaceTokenizer`; they
     change back. shard_bytes: of a file of weights at most, one tensor alone excepted. Returns the names of the files written.
 
-    Raises ValueError if the target holds anything and overwrite is not set, or if what was written reads back differently.
+    Raises ValueError if the target holds anything and overwrite is not set, if it holds weights that would go on to be read instead of
+    these, or if what was written reads back differently.
     """
     source, target = Path(backbone), Path(target)
     occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
     require(overwrite or not occupied, f"{target} is not empty; name a new folder, or set --overwrite to write over its files")
-    target.mkdir(parents=True, exist_ok=True)
     shards = list(_shards(config, params, shard_bytes))
+    other = target / (INDEX if len(shards) == 1 else SINGLE)  # readers would take the old weights that it stands for
+    require(not other.exists(), f"{target} holds {other.name} of another export, which this one does not replace; name a new folder")
+    target.mkdir(parents=True, exist_ok=True)
     names = [SINGLE] if len(shards) == 1 else [f"model-{k:05d}-of-{len(shards):05d}.safetensors" for k in range(1, len(shards) + 1)]
     for name, shard in zip(names, shards, strict=True):
-        _write_shard(target / name, {tensor.name: _tensor(params, tensor, swap) for tensor in shard})
+        save_tensors(target / name, {tensor.name: _tensor(params, tensor, swap) for tensor in shard}, {"format": "pt"})
     written = [*names, *(name for name in _COPIED if (source / name).is_file())]
     for name in written[len(names) :]:
         _write(target / name, (source / name).read_bytes())
@@ -90,23 +93,11 @@ def _tensor(params: PyTree, tensor: Tensor, swap: tuple[int, int]) -> np.ndarray
     leaf = _leaf(params, tensor)
     array = np.asarray(leaf if tensor.layer is None else leaf[tensor.layer])
     array = array.reshape(tensor.shape[::-1]).T if tensor.transposed else array.reshape(tensor.shape)
-    array = np.array(array, order="C")  # a copy: safetensors writes memory as it lies
-    if tensor.path[-1] in ("embedding", "unembedding"):
-        array[[*swap]] = array[[*reversed(swap)]]
+    if tensor.path[-1] not in ("embedding", "unembedding"):
+        return array
+    array = array.copy()
+    array[[*swap]] = array[[*reversed(swap)]]
     return array
-
-
-def _write_shard(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file(arrays, partial, metadata={"format": "pt"})
-        written = load_file(partial)
-        wrong = [name for name, array in arrays.items() if written[name].tobytes() != array.tobytes()]
-        require(not wrong, f"{path} was not written: {wrong[0] if wrong else ''} read back differently; try another disk")
-        partial.chmod(0o644)  # safetensors leaves a file that nobody else can read
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,6 +1,7 @@
 """Parameters on disk: one safetensors file, tensors named by their path in the tree ("layers/query")."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -18,15 +19,19 @@ def save_params(path: str | Path, params: PyTree, metadata: dict[str, str] | Non
     Raises:
       ValueError: what was read back is not what was written; a file that was there before is untouched.
     """
-    path = Path(path)
+    save_tensors(Path(path), _flatten(jax.device_get(params)), metadata)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Does the same for tensors by name: what `save_params` writes, and what a checkpoint in another layout is made of."""
     # safetensors writes the memory of a transposed array as it lies, under the shape it seems to have: make it lie as it seems.
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in _flatten(jax.device_get(params)).items()}
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     partial = path.with_name(path.name + ".partial")
     try:
         save_file(tensors, partial, metadata=metadata)
         written = load_file(partial)
         for name, tensor in tensors.items():
-            if not np.array_equal(written[name], tensor, equal_nan=True):
+            if written[name].tobytes() != tensor.tobytes():
                 raise ValueError(f"{path} was not saved: tensor {name} read back differently than it was written; try another disk")
         partial.chmod(0o644)  # safetensors leaves a file that nobody else can read
         os.replace(partial, path)
