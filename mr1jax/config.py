@@ -34,7 +34,7 @@ def _require_between(config: object, low: float, high: float, *names: str) -> No
 class ModelConfig:
     """A decoder in the Qwen2 / Llama shape. The defaults are `tiny`, the model that ships."""
 
-    vocab_size: int = 1024
+    vocab_size: int = 1536
     d_model: int = 128
     num_layers: int = 4
     num_heads: int = 4
@@ -76,7 +76,7 @@ class BankConfig:
     """The fixed shape of a memory bank."""
 
     num_slots: int = 16
-    slot_width: int = 32  # tokens
+    slot_width: int = 24  # tokens
     num_terms: int = 16  # hashed words kept of a slot
     when_full: Literal["evict_oldest", "reject"] = "evict_oldest"
 
@@ -197,8 +197,8 @@ class Config:
     answerer_from: str = ""  # the same for the Answer Agent
     model: ModelConfig = field(default_factory=ModelConfig)
     bank: BankConfig = field(default_factory=BankConfig)
-    manager: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=128, response_length=40)
-    answerer: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=120, response_length=44)
+    manager: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=100, response_length=32)
+    answerer: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=100, response_length=40)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

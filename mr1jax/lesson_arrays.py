@@ -18,6 +18,7 @@ from mr1jax.structs import PAD, Array
 from mr1jax.text.tokenizer import Tokenizer
 
 DISGUISED_NAMES, DISGUISED_WORDS = 0.6, 0.2  # shares of the names and values of a lesson, and of its other words
+_POOLS = (6, 12, 24, 48)  # pieces that the disguises of one lesson are made of: with few, a piece stands in many words
 _VALUES = frozenset(word for words in COMMON.values() for word in words)
 # Capitals that are no names, and the words of an answer that stands in no memory: nobody could know what is put in their place.
 _VERBS = [word for event in EVENTS for word in (event.past.split()[0], event.base.split()[0])]  # asked for in one form, told in another
@@ -38,22 +39,32 @@ class Disguise:
 
     A few hundred names, values and templates would else be learnt by heart, and what is copied would depend on which tokens it has: a
     person of the test split, whose name comes in pieces that never began a sentence, could not be quoted, nor what is said in
-    a new wording. Copying has to work for any tokens.
+    a new wording. Copying has to work for any tokens. And the words of a lesson share their pieces, as unknown names do, which are spelt
+    in single letters: what goes on with the last piece is then in several lines, and only the line that is being quoted tells which.
     """
 
     def __init__(self, tokenizer: Tokenizer, rng: random.Random):
         self._rng = rng
         self._tokens_of: dict[str, tuple[int, ...] | None] = {}
-        self._begin, self._inside = _word_pieces(tokenizer)
+        begin, inside = _word_pieces(tokenizer)
+        size = rng.choice(_POOLS)
+        shortest_first = [len(tokenizer.token_bytes(token)) ** -2.0 for token in inside]
+        self._begin, self._inside = rng.sample(begin, size), rng.choices(inside, shortest_first, k=size)
 
     def tokens(self, word: str) -> tuple[int, ...] | None:
         """The tokens that stand for a word in this lesson, or None where it keeps its own."""
         if word not in self._tokens_of:
             named = word in _VALUES or (word[:1].isupper() and word not in _KEPT)
             hidden = word not in _KEPT and self._rng.random() < (DISGUISED_NAMES if named else DISGUISED_WORDS)
-            inside = self._rng.choices(self._inside, k=self._rng.randrange(3))
-            self._tokens_of[word] = (self._rng.choice(self._begin), *inside) if hidden else None
+            self._tokens_of[word] = self._unused() if hidden else None
         return self._tokens_of[word]
+
+    def _unused(self) -> tuple[int, ...]:
+        """One to five pieces that stand for no word yet."""
+        while True:
+            tokens = (self._rng.choice(self._begin), *self._rng.choices(self._inside, k=self._rng.randrange(5)))
+            if tokens not in self._tokens_of.values():
+                return tokens
 
 
 @functools.lru_cache(maxsize=1)

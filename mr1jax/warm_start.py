@@ -31,23 +31,20 @@ from mr1jax.structs import PAD, Array, PyTree
 from mr1jax.text.tokenizer import SentencePieceTokenizer, Tokenizer, train_sentencepiece
 
 # The room of a lesson; the few that need more are skipped.
-ANSWERER = AgentConfig(num_retrieved=3, prompt_length=100, response_length=44)
-MANAGER = AgentConfig(num_retrieved=3, prompt_length=104, response_length=40)
+ANSWERER = AgentConfig(num_retrieved=3, prompt_length=88, response_length=40)
+MANAGER = AgentConfig(num_retrieved=3, prompt_length=88, response_length=32)
 CONTEXTS, QUESTIONS = 16, 4  # of the Answer Agent in a step, and to each of them
+DECISIONS = 16  # of the Manager in a step
 NUM_WORLDS = 4000  # training conversations that lessons are drawn from
-VOCAB_SIZE = 1024
+VOCAB_SIZE = 1536
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Lessons of one size. memories: shown to the Answer Agent, or one fewer, which half of the lessons have.
-
-    decisions: of the Manager, in a step.
-    """
+    """Lessons of one size. memories: shown to the Answer Agent, or one fewer, which half of the lessons have."""
 
     steps: int
     memories: int
-    decisions: int = 16
 
 
 @dataclass(frozen=True)
@@ -66,8 +63,7 @@ class Phase:
 
 PHASES = (
     Phase((Stage(300, memories=1), Stage(300, memories=2)), final=1.0),
-    Phase((Stage(1500, memories=3),), final=0.0),
-    Phase((Stage(950, memories=3, decisions=20),), final=0.0, learning_rate=0.012, adam_learning_rate=0.0024),
+    Phase((Stage(2400, memories=3),), final=0.0),
 )
 
 
@@ -138,7 +134,7 @@ def lesson_batches(tokenizer: Tokenizer, num_slots: int, stage: Stage, number: i
         return _first(lambda: encoder.disguised(rng).decision(lessons.manager_lesson(rng, NUM_WORLDS, MANAGER.num_retrieved, num_slots)))
 
     answers = make_loader(range(stage.steps * CONTEXTS), answer, batch_size=CONTEXTS, seed=0)
-    decisions = make_loader(range(stage.steps * stage.decisions), decision, batch_size=stage.decisions, seed=0)
+    decisions = make_loader(range(stage.steps * DECISIONS), decision, batch_size=DECISIONS, seed=0)
     for _ in range(stage.steps):
         yield _flat(next(answers)), _flat(next(decisions))
 

@@ -14,6 +14,10 @@ from mr1jax.data.memdial.world import WorldConfig, generate
 from mr1jax.data.records import Question, Record
 
 Line = tuple[str, str]  # text and date of a memory or a fact
+# What is quoted must be read off one line although the others go on alike: people who say most things in one way, or in two, as
+# those of a held-out split do, and more dates than the world has.
+LESSON_WORLDS = tuple(WorldConfig(num_sessions=20, num_wordings=count) for count in (1, 2, None))
+_NOTHING_SHOWN = 0.04  # of the Answer Agent's lessons
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,9 @@ class ManagerLesson:
     number: int
 
 
-@functools.lru_cache(maxsize=2000)
-def _world(seed: int, split: str, config: WorldConfig) -> tuple[Record, tuple[str | None, ...]]:
-    return generate(seed, split, config)
+@functools.lru_cache(maxsize=4000)
+def _world(seed: int) -> tuple[Record, tuple[str | None, ...]]:
+    return generate(seed, "train", LESSON_WORLDS[seed % len(LESSON_WORLDS)])
 
 
 def _managed(record: Record, until: int, num_slots: int, rng: random.Random) -> HeuristicManager:
@@ -44,6 +48,11 @@ def _managed(record: Record, until: int, num_slots: int, rng: random.Random) -> 
     for fact in range(until):
         manager.apply(fact, manager.choose(fact))
     return manager
+
+
+def _tidy(record: Record, until: int, num_slots: int) -> list[int]:
+    """The bank that a better Manager would leave: no chatter, so that more of its memories are alike."""
+    return [fact for fact in range(until) if record.facts[fact].kind != "chatter"][-num_slots:]
 
 
 def _line(record: Record, fact: int) -> Line:
@@ -69,14 +78,14 @@ def _looked_for(question: str) -> Line:
 
 
 def answer_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_questions: int, num_slots: int) -> AnswerLesson:
-    """Draws a lesson with `num_shown` memories of a bank that the heuristic kept.
+    """Draws a lesson with `num_shown` memories of a bank that the heuristic kept, or of one without chatter.
 
-    Half of the lessons show what is most like one of the questions, as retrieval will, and half show what many questions are about.
+    Half of the lessons show what is most like one of the questions, as retrieval will, and half show what many questions are about; a few
+    show nothing, as an empty bank does.
     """
-    config = WorldConfig()
-    record, values = _world(rng.randrange(num_worlds), "train", config)
-    until = rng.randrange(config.num_facts // 4, config.num_facts + 1)
-    rows = _managed(record, until, num_slots, rng).rows
+    record, values = _world(rng.randrange(num_worlds))
+    until = rng.randrange(len(record.facts) // 4, len(record.facts) + 1)
+    rows = _managed(record, until, num_slots, rng).rows if rng.random() < 0.5 else _tidy(record, until, num_slots)
     askable = [q for q in record.questions if q.asked_after <= until]
     answerable = [q for q in askable if q.evidence and set(q.evidence) <= set(rows)]
     if not answerable:
@@ -85,7 +94,8 @@ def answer_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_quest
     ranked = sorted(rows, key=lambda row: (-overlap(anchor.question, record.facts[row].text), rng.random()))
     asked_about = list(dict.fromkeys(row for q in rng.sample(answerable, len(answerable)) for row in q.evidence))
     others = ranked if rng.random() < 0.5 else [*asked_about, *rng.sample(rows, len(rows))]
-    chosen = set(list(dict.fromkeys([*anchor.evidence, *others]))[: max(num_shown, len(anchor.evidence))])
+    best = list(dict.fromkeys([*anchor.evidence, *others]))[: max(num_shown, len(anchor.evidence))]
+    chosen = set() if rng.random() < _NOTHING_SHOWN else set(best)
     shown = [row for row in rows if row in chosen]
     questions = _questions_about(anchor, askable, chosen, num_questions, rng)
     replies = []
@@ -107,9 +117,8 @@ def _questions_about(anchor: Question, askable: list[Question], shown: set[int],
 
 def manager_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_slots: int) -> ManagerLesson:
     """Draws a lesson in which a fact arrives at a bank that the heuristic kept."""
-    config = WorldConfig()
-    record, _ = _world(rng.randrange(num_worlds), "train", config)
-    fact = rng.randrange(config.num_facts)
+    record, _ = _world(rng.randrange(num_worlds))
+    fact = rng.randrange(len(record.facts))
     manager = _managed(record, fact, num_slots, rng)
     choice = manager.choose(fact)
     text = record.facts[fact].text

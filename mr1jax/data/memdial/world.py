@@ -33,6 +33,7 @@ class WorldConfig:
     num_sessions: int = 8
     vague_share: float = 0.2  # of states that are first mentioned without their value
     hop_share: float = 0.4  # of states that are told of somebody's sister, friend, boss ..., once there is one
+    num_wordings: int | None = None  # ways to say the same in one conversation; None: all that the split has
 
     @property
     def num_facts(self) -> int:
@@ -57,15 +58,21 @@ class _Story:
 
     split: str
     rng: random.Random
+    num_wordings: int | None
     speakers: tuple[str, str]
     dates: list[str]
     states: list[_State] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
     values: list[str | None] = field(default_factory=list)  # of each fact: what it tells, None where it tells nothing
     questions: list[Question] = field(default_factory=list)
+    habits: dict[say.Wordings, tuple[str, ...]] = field(default_factory=dict)  # which of the wordings these two use
 
     def pick(self, wordings: say.Wordings) -> str:
-        return self.rng.choice(wordings.of(self.split))
+        if wordings not in self.habits:
+            known = wordings.of(self.split)
+            few = self.num_wordings is not None and self.num_wordings < len(known)
+            self.habits[wordings] = tuple(self.rng.sample(known, self.num_wordings)) if few else known
+        return self.rng.choice(self.habits[wordings])
 
     def value(self, kind: str) -> str:
         """A value of a kind; nobody is a speaker's own sister, nor is the other speaker."""
@@ -222,7 +229,7 @@ def generate(seed: int, split: str, config: WorldConfig = WorldConfig()) -> tupl
     second = next(name for name in iter(lambda: draw_value("person", split, rng), None) if name != first)
     days = sorted(rng.sample(range(720), config.num_sessions))
     dates = [render_date(days[i * config.num_sessions // config.num_facts]) for i in range(config.num_facts)]
-    story = _Story(split, rng, (first, second), dates)
+    story = _Story(split, rng, config.num_wordings, (first, second), dates)
     story.states = _draw_states(story, config.num_states)
     _tell(story, config)
     _ask_never_mentioned(story, 2)
