@@ -8,9 +8,9 @@ import string
 import numpy as np
 from flax import struct
 
-from mr1jax.agents.prompts import DATE_MARK
+from mr1jax.agents.prompts import DATE_MARK, number_mark
 from mr1jax.config import AgentConfig
-from mr1jax.data.memdial.lessons import AnswerLesson, Line, ManagerLesson
+from mr1jax.data.memdial.lessons import AnswerLesson, Line, ManagerLesson, Quote
 from mr1jax.data.memdial.lexicon import COMMON, MONTHS
 from mr1jax.data.memdial.wordings import EVENTS
 from mr1jax.data.memdial.world import NO_ANSWER
@@ -18,7 +18,7 @@ from mr1jax.structs import PAD, Array
 from mr1jax.text.tokenizer import Tokenizer
 
 DISGUISED_NAMES, DISGUISED_WORDS = 0.6, 0.2  # shares of the names and values of a lesson, and of its other words
-_POOLS = (6, 12, 24, 48)  # pieces that the disguises of one lesson are made of: with few, a piece stands in many words
+_POOLS = (6, 12, 24, 200)  # pieces that the disguises of one lesson are made of: with few, a piece stands in many words
 _VALUES = frozenset(word for words in COMMON.values() for word in words)
 # Capitals that are no names, and the words of an answer that stands in no memory: nobody could know what is put in their place.
 _VERBS = [word for event in EVENTS for word in (event.past.split()[0], event.base.split()[0])]  # asked for in one form, told in another
@@ -100,25 +100,27 @@ class LessonEncoder:
         tokens = self._disguise.tokens(word[:letters]) if letters else None  # numbers mean what they say
         return self._own(word) if tokens is None else (*tokens, *self._marker(word[letters:])) if word[letters:] else tokens
 
-    def line(self, line: Line, number: int = 0) -> list[int]:
-        """Tokens of one line; that of a memory is numbered, and a word that no memory fits stands without a date."""
-        text, date = line
-        front = self._encode(f"{number}:") if number else ()
-        dated = [*self._encode(DATE_MARK), *self._encode(date)] if date else []
-        return [*front, *self._encode(text), *dated, *self._marker("\n")]
+    def line(self, text: str, mark: str, date: str) -> list[int]:
+        """Tokens of one line: a memory with its number, a fact with the date mark."""
+        return [*self._encode(text), *self._encode(mark), *self._encode(date), *self._marker("\n")]
+
+    def _quoted(self, quote: Quote) -> list[int]:
+        if not quote.number:
+            return [*self._encode(quote.text), *self._marker("\n")]
+        return self.line(quote.text, number_mark(quote.number), quote.date)
 
     def answer(self, lesson: AnswerLesson) -> LessonBatch | None:
         """The questions of a lesson, P of them, with their replies, or None where one of them is too long."""
         pairs: list[tuple[list[int], list[int]]] = []
         for question, quoted, answer in lesson.replies:
             asked = [*self._marker("Question:"), *self._encode(question), *self._marker("\n")]
-            reply = [*(t for line in quoted for t in self.line(line)), *self._marker("**Answer:**"), *self._encode(answer)]
+            reply = [*(t for quote in quoted for t in self._quoted(quote)), *self._marker("**Answer:**"), *self._encode(answer)]
             pairs.append((asked + self._memories(lesson.memories), reply))
         return self._arrays(pairs, self._answerer)
 
     def decision(self, lesson: ManagerLesson) -> LessonBatch | None:
         """One decision of the Manager, P = 1, or None where it is too long."""
-        prompt = [*self._marker("Fact:"), *self.line(lesson.fact), *self._memories(lesson.memories)]
+        prompt = [*self._marker("Fact:"), *self.line(lesson.fact[0], DATE_MARK, lesson.fact[1]), *self._memories(lesson.memories)]
         number, text = self._encode(str(lesson.number)), self._encode(lesson.fact[0])
         reply = {
             "noop": [*self._marker("NOOP")],
@@ -130,7 +132,7 @@ class LessonEncoder:
         return self._arrays([(prompt, reply)], self._manager)
 
     def _memories(self, lines: tuple[Line, ...]) -> list[int]:
-        shown = [t for k, line in enumerate(lines) for t in self.line(line, number=k + 1)]
+        shown = [t for number, (text, date) in enumerate(lines, 1) for t in self.line(text, number_mark(number), date)]
         return [*self._marker("Memories:"), *self._marker("\n"), *shown]
 
     def _arrays(self, pairs: list[tuple[list[int], list[int]]], room: AgentConfig) -> LessonBatch | None:

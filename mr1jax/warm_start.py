@@ -63,7 +63,7 @@ class Phase:
 
 PHASES = (
     Phase((Stage(300, memories=1), Stage(300, memories=2)), final=1.0),
-    Phase((Stage(2400, memories=3),), final=0.0),
+    Phase((Stage(2200, memories=3),), final=0.0),
 )
 
 

@@ -50,14 +50,14 @@ def num_tokens(*texts):
     return sum(len(TOKENIZER.encode_exactly(text)) for text in texts)
 
 
-def dated(said):
-    return f"{said.text} | {DATES[said.time]}\n"
+def dated(said, mark="|"):
+    return f"{said.text} {mark} {DATES[said.time]}\n"
 
 
 def manager_prompt(memories, said):
     """The prompt as text, and the slots that its numbers stand for."""
     slots = ranked(memories, said.text, CONFIG.manager.num_retrieved)
-    lines = [f"{number}: {dated(memories[slot])}" for number, slot in enumerate(slots, 1)]
+    lines = [dated(memories[slot], f"[{number}]") for number, slot in enumerate(slots, 1)]
     asked = f"Fact: {dated(said)}Memories:\n"
     shown = kept(slots, lines, [f"Fact: {dated(said)}", "Memories:\n"], CONFIG.manager.prompt_length)
     return "".join([asked, *(f" {line}" for line in lines[: len(shown)])]), shown
@@ -69,10 +69,10 @@ def answerer_prompt(memories, question, config):
     if config.per_speaker:
         of_speaker = [[slot for slot in slots if memories[slot].speaker == who][: config.num_retrieved] for who in (0, 1)]
         slots = [slot for slot in slots if slot in sum(of_speaker, [])]
-    lines = [f"1: {dated(memories[slot])}" for slot in slots]
+    lines = [dated(memories[slot], "[1]") for slot in slots]
     shown = kept(slots, lines, [f"Question: {question}\n", "Memories:\n"], config.prompt_length)
     by_age = [slot for slot in memories if slot in shown]
-    numbered = [f" {number}: {dated(memories[slot])}" for number, slot in enumerate(by_age, 1)]
+    numbered = [f" {dated(memories[slot], f'[{number}]')}" for number, slot in enumerate(by_age, 1)]
     return "".join([f"Question: {question}\nMemories:\n", *numbered]), by_age
 
 

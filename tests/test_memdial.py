@@ -202,6 +202,23 @@ def test_every_category_and_kind_occurs(by_split):
         assert kinds == {"new", "vague", "event", "change", "refine", "correct", "end", "repeat", "chatter"}
 
 
+def test_people_of_few_words_say_things_in_one_way():
+    """Oracle: the templates themselves as patterns: of each set, one conversation uses as many as the configuration allows, or fewer."""
+
+    def used(record, templates):
+        shapes = [re.escape(t) for t in templates]
+        patterns = [re.compile(re.sub(r"\\\{\w+\\\}", ".+", shape)) for shape in shapes]
+        return sum(any(pattern.fullmatch(fact.text) for fact in record.facts) for pattern in patterns)
+
+    chatter = ("{p} laughed about {topic}", "{p} agreed with {w} about {topic}", "{p} is {mood} today", "{p} thinks {topic} was nice")
+    for seed in range(30):
+        few, _ = generate(seed, "train", replace(CONFIG, num_wordings=1))
+        all_of_them, _ = generate(seed, "train")
+        assert used(few, chatter) <= 1
+        assert len(few.facts) == len(all_of_them.facts)
+    assert max(used(generate(seed, "train")[0], chatter) for seed in range(30)) > 2
+
+
 def test_articles_fit_what_follows(by_split):
     """Oracle: the letter after the article, in all that is said, asked and answered."""
     texts = [fact.text for records in by_split.values() for record in records for fact in record.facts]

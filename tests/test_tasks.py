@@ -194,4 +194,7 @@ def test_states_of_memdial_are_banks_that_could_be():
         assert len(state.rows) == num_slots
         assert any({state.rows[0], state.fact}.intersection(q.evidence) for q in questions)
     assert {state.record for state in states} == set(range(6))
+    chatter = {i: [records[i].facts[row].kind == "chatter" for s in states if s.record == i for row in s.rows] for i in range(6)}
+    shares = sorted(sum(rows) / len(rows) for rows in chatter.values())
+    assert shares[0] < 0.25 < 0.4 < shares[-1]  # some banks are tidy, some are not
     assert any(list(state.rows) != list(range(min(state.rows), max(state.rows) + 1)) for state in states if state.rows)

@@ -23,7 +23,24 @@ SUBJECTS, VERBS, OBJECTS = ("Mia", "Ben", "Zoe"), ("likes", "plays", "sees"), ("
 DATES = ("1 May", "2 May", "3 May")
 ANSWER_WIDTH = 24  # bytes
 _LINE_WIDTH = 6  # tokens of a question; those of a fact are WIDTH
-_WORDS = (*SUBJECTS, *VERBS, *OBJECTS, "Who", "What", "the", "The", "Tea", "May", "|", "1", "2", "3", "4", "12")
+_WORDS = (
+    *SUBJECTS,
+    *VERBS,
+    *OBJECTS,
+    "Who",
+    "What",
+    "the",
+    "The",
+    "Tea",
+    "May",
+    "|",
+    "1",
+    "2",
+    "3",
+    "4",
+    "12",
+    *(f"[{k}]" for k in range(1, 9)),
+)
 _SIGNS = (" ", ":", "?", ".", ",")
 
 
@@ -63,8 +80,8 @@ CONFIG = Config(
     questions_per_state=2,
     model=ModelConfig(vocab_size=TOKENIZER.vocab_size, d_model=16, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8, d_ff=32),
     bank=BankConfig(NUM_SLOTS, WIDTH, NUM_TERMS),
-    manager=AgentConfig(num_retrieved=3, prompt_length=36, response_length=12),
-    answerer=AgentConfig(num_retrieved=4, prompt_length=36, response_length=12),
+    manager=AgentConfig(num_retrieved=3, prompt_length=33, response_length=12),
+    answerer=AgentConfig(num_retrieved=4, prompt_length=32, response_length=12),
     optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=0),
 )
 

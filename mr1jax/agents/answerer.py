@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from mr1jax.agents.manager import text_terms
-from mr1jax.agents.prompts import Dates, Language, memory_lines, pack_prompt
+from mr1jax.agents.prompts import Dates, Language, pack_prompt
 from mr1jax.config import AgentConfig
 from mr1jax.memory.retrieval import bm25, in_order_written, retrieve, retrieve_per_speaker
-from mr1jax.structs import NO_SLOT, Array, MemoryBank, Retrieval
+from mr1jax.structs import Array, MemoryBank, Retrieval
 from mr1jax.text.detokenize import token_bytes
 from mr1jax.text.packing import Segment
 from mr1jax.text.parsing import parse_answer
@@ -50,11 +50,8 @@ def observe(bank: MemoryBank, question: AskedQuestion, dates: Dates, language: L
         found = retrieve(score_S, bank.occupied, config.num_retrieved, bank.written)
     found, rank_K = in_order_written(bank, found)
     phrases = language.phrases
-    lines = memory_lines(bank, found, dates, phrases)
     asked = [phrases.answerer, Segment(question.tokens, question.length), phrases.line_break]
-    prompt_L, length, kept_K = pack_prompt(asked, lines, rank_K, found.mask, phrases, config)
-    shown = Retrieval(slot=jnp.where(kept_K, found.slot, NO_SLOT), score=found.score, mask=kept_K)
-    return AnswerView(prompt=prompt_L, length=length, shown=shown)
+    return AnswerView(*pack_prompt(asked, bank, found, rank_K, dates, phrases, config))
 
 
 def answer_bytes(response_R: Array, length: Array, language: Language, capacity: int) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ It sees the fact and the memories most like it, best first and numbered, and wri
 import jax.numpy as jnp
 from flax import struct
 
-from mr1jax.agents.prompts import Dates, Language, dated_line, memory_lines, pack_prompt
+from mr1jax.agents.prompts import Dates, Language, dated_line, pack_prompt
 from mr1jax.config import AgentConfig
 from mr1jax.memory.retrieval import bm25, retrieve
 from mr1jax.structs import NO_SLOT, PAD, Array, MemoryBank, Operation, OperationKind, Retrieval
@@ -50,11 +50,8 @@ def observe(bank: MemoryBank, fact: NewFact, dates: Dates, language: Language, c
     query_terms_M = text_terms(language.table, fact.tokens, fact.length, bank.terms.shape[1])
     found = retrieve(bm25(bank.terms, bank.occupied, query_terms_M), bank.occupied, config.num_retrieved, bank.written)
     phrases = language.phrases
-    lines = memory_lines(bank, found, dates, phrases)
     asked = [phrases.manager, *dated_line(Segment(fact.tokens, fact.length), fact.time, dates, phrases)]
-    prompt_L, length, kept_K = pack_prompt(asked, lines, jnp.arange(config.num_retrieved), found.mask, phrases, config)
-    shown = Retrieval(slot=jnp.where(kept_K, found.slot, NO_SLOT), score=found.score, mask=kept_K)
-    return ManagerView(prompt=prompt_L, length=length, shown=shown)
+    return ManagerView(*pack_prompt(asked, bank, found, jnp.arange(config.num_retrieved), dates, phrases, config))
 
 
 def act(view: ManagerView, fact: NewFact, response_R: Array, length: Array, language: Language, num_terms: int) -> Operation:

@@ -1,8 +1,9 @@
 """What both agents share: the phrases that prompts are made of, and memories as the lines that an agent reads and quotes.
 
 A prompt says what is asked first, then shows the memories: a causal model then reads every memory already knowing what to look for. A line
-is `2: text | date` and ends in a line break: subject first, date last, so that quoting from a word on is copying what followed it. The
-number stands for a slot: the Manager can name no other.
+is `text [2] date` and ends in a line break: subject first, date last, so that quoting from a word on is copying what followed it. The
+number stands for a slot: the Manager can name no other. It is put between text and date so that no two lines go on alike there: with one
+mark for all of them a small model quotes the date of another line.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from flax import struct
 
 from mr1jax.config import AgentConfig
 from mr1jax.memory.retrieval import gather, gather_times
-from mr1jax.structs import Array, MemoryBank, Retrieval
+from mr1jax.structs import NO_SLOT, Array, MemoryBank, Retrieval
 from mr1jax.text.grammar import Grammar
 from mr1jax.text.huggingface_tokenizer import ChatFrame
 from mr1jax.text.packing import Segment, constant, join_rows, keep_within, pack
@@ -24,6 +25,12 @@ MARKERS = ("\n", "Memories:", "Question:", "Fact:", "**Answer:**", "ADD:", "UPDA
 """Pieces of every prompt and response that a tokenizer trained for this library keeps as one token each."""
 
 DATE_MARK = "|"
+
+
+def number_mark(number: int) -> str:
+    """What stands between text and date of a memory: "[2]"."""
+    return f"[{number}]"
+
 
 MANAGER_INSTRUCTIONS = """You keep the memory of a conversation. You are shown a new fact, and then the memories most like it, each with \
 a number. Say what is to be done with the memory, in one of these forms and nothing else:
@@ -45,8 +52,8 @@ class Phrases:
     """The constant pieces of prompts.
 
     manager, answerer: what a prompt of that agent begins with, "Fact:" or "Question:" last; memories: what is between that and the
-    lines; closing: what ends a prompt;
-    numbers: `Segment` with a leading axis, entry k is "k + 1:" in front of a numbered line.
+    lines; closing: what ends a prompt; date_mark: between a new fact and its date;
+    numbers: `Segment` with a leading axis, entry k is "[k + 1]", between text and date of a memory.
     """
 
     manager: Segment
@@ -84,7 +91,7 @@ def make_language(tokenizer: Tokenizer, num_numbered: int, frame: ChatFrame | No
     `tiny`, a prompt is what is asked and the bare memories: the agent was trained on nothing else.
     """
     line_break = tokenizer.encode_exactly("\n")
-    numbers = [tokenizer.encode(f"{k}:") for k in range(1, num_numbered + 1)]
+    numbers = [tokenizer.encode(number_mark(k)) for k in range(1, num_numbered + 1)]
     width = max(map(len, numbers))
 
     def opening(instructions: str, asked: str) -> Segment:
@@ -107,40 +114,38 @@ def make_language(tokenizer: Tokenizer, num_numbered: int, frame: ChatFrame | No
 
 
 def dated_line(text: Segment, time: Array, dates: Dates, phrases: Phrases) -> list[Segment]:
-    """The pieces of one line: text, date mark, the date at index `time`, line break."""
+    """The pieces of a new fact: text, date mark, the date at index `time`, line break."""
     return [text, phrases.date_mark, Segment(dates.tokens[time], dates.length[time]), phrases.line_break]
 
 
-def memory_lines(bank: MemoryBank, retrieval: Retrieval, dates: Dates, phrases: Phrases) -> tuple[Array, Array]:
-    """Renders retrieved memories as lines: (tokens int32[K, X], length int32[K]), length 0 where the mask is False.
+def pack_prompt(
+    asked: Sequence[Segment],
+    bank: MemoryBank,
+    retrieval: Retrieval,
+    rank_K: Array,
+    dates: Dates,
+    phrases: Phrases,
+    config: AgentConfig,
+) -> tuple[Array, Array, Retrieval]:
+    """Packs what is asked and the retrieved memories into a prompt, numbered from 1; over the budget the lowest ranked go first.
 
     A memory shows the date of its last write: what was said last is what holds.
+
+    Returns (prompt int32[L], length int32[], the `Retrieval` of what is shown, in the order of the prompt).
     """
-    tokens_KW, length_K = gather(bank, retrieval)
+    text_K = Segment(*gather(bank, retrieval))
     _, updated_K = gather_times(bank, retrieval)
-
-    def line(tokens_W: Array, length: Array, time: Array) -> tuple[Array, Array]:
-        return _pack_all(dated_line(Segment(tokens_W, length), time, dates, phrases))
-
-    tokens_KX, num_tokens_K = jax.vmap(line)(tokens_KW, length_K, updated_K)
-    return tokens_KX, jnp.where(retrieval.mask, num_tokens_K, 0)
-
-
-def pack_prompt(
-    asked: Sequence[Segment], lines: tuple[Array, Array], rank_K: Array, mask_K: Array, phrases: Phrases, config: AgentConfig
-) -> tuple[Array, Array, Array]:
-    """Packs what is asked and the lines into a prompt, numbered from 1; over the budget the lowest ranked memories go first.
-
-    Returns (prompt int32[L], length int32[], kept bool[K]).
-    """
+    date_K = Segment(dates.tokens[updated_K], dates.length[updated_K])
     widest = phrases.numbers.tokens.shape[1]
     fixed = sum(segment.length for segment in (*asked, phrases.memories, phrases.closing))
-    kept_K = keep_within(lines[1] + widest, rank_K, mask_K, config.prompt_length - fixed)
+    added_K = text_K.length + widest + date_K.length + phrases.line_break.length
+    kept_K = keep_within(added_K, rank_K, retrieval.mask, config.prompt_length - fixed)
     number_K = jax.tree.map(lambda rows: rows[jnp.cumsum(kept_K) - 1], phrases.numbers)
-    numbered = jax.vmap(lambda number, line: _pack_all([number, line]))(number_K, Segment(*lines))
-    prompt_L, length = pack([*asked, phrases.memories, join_rows(*numbered, kept_K), phrases.closing], config.prompt_length)
-    return prompt_L, length, kept_K
 
+    def line(text: Segment, number: Segment, date: Segment) -> tuple[Array, Array]:
+        pieces = (text, number, date, phrases.line_break)
+        return pack(pieces, sum(piece.tokens.shape[0] for piece in pieces))
 
-def _pack_all(pieces: Sequence[Segment]) -> tuple[Array, Array]:
-    return pack(pieces, sum(piece.tokens.shape[0] for piece in pieces))
+    lines = join_rows(*jax.vmap(line)(text_K, number_K, date_K), kept_K)
+    prompt_L, length = pack([*asked, phrases.memories, lines, phrases.closing], config.prompt_length)
+    return prompt_L, length, Retrieval(slot=jnp.where(kept_K, retrieval.slot, NO_SLOT), score=retrieval.score, mask=kept_K)

@@ -1,14 +1,15 @@
 """Which states the Manager trains on: a bank that somebody kept up to a turn, the fact of that turn, and the questions it can decide.
 
 The paper has another model build the bank that precedes a turn (Memory-R1, arXiv 2508.19828, algorithm 1). In memdial the teacher's
-heuristic builds it; elsewhere it holds the facts that came last. Indices of facts and questions only: tokens come later.
+heuristic builds it, more or less tidily, so that the Manager meets the banks it will leave itself as it learns, not only those of its
+start; elsewhere the bank holds the facts that came last. Indices of facts and questions only: tokens come later.
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mr1jax.data.memdial.teacher import HABITS, HeuristicManager, overlap
+from mr1jax.data.memdial.teacher import HABITS, Choice, HeuristicManager, overlap
 from mr1jax.data.records import Record
 
 
@@ -27,9 +28,11 @@ def _rows_before(record: Record, num_slots: int, rng: random.Random) -> list[tup
     if not all(fact.kind in HABITS for fact in record.facts):
         return [tuple(range(max(0, turn - num_slots), turn)) for turn in range(len(record.facts))]
     manager, before = HeuristicManager(record, num_slots, rng), []
-    for turn in range(len(record.facts)):
+    tidiness = rng.random()  # the share of the chatter that the heuristic would keep and this bank does without
+    for turn, fact in enumerate(record.facts):
         before.append(tuple(manager.rows))
-        manager.apply(turn, manager.choose(turn))
+        choice = manager.choose(turn)
+        manager.apply(turn, Choice("noop") if fact.kind == "chatter" and rng.random() < tidiness else choice)
     return before
 
 

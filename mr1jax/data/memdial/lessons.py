@@ -8,6 +8,7 @@ import functools
 import random
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mr1jax.data.memdial.teacher import HeuristicManager, content_words, overlap, respond
 from mr1jax.data.memdial.world import WorldConfig, generate
@@ -20,12 +21,20 @@ LESSON_WORLDS = tuple(WorldConfig(num_sessions=20, num_wordings=count) for count
 _NOTHING_SHOWN = 0.04  # of the Answer Agent's lessons
 
 
+class Quote(NamedTuple):
+    """The end of a memory as shown, with its number and date; a word that no memory fits has the number 0 and no date."""
+
+    text: str
+    number: int
+    date: str
+
+
 @dataclass(frozen=True)
 class AnswerLesson:
-    """memories: lines as shown; replies: (question, what is quoted of lines, answer)."""
+    """memories: lines as shown; replies: (question, what is quoted of the memories, answer)."""
 
     memories: tuple[Line, ...]
-    replies: tuple[tuple[str, tuple[Line, ...], str], ...]
+    replies: tuple[tuple[str, tuple[Quote, ...], str], ...]
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,8 @@ class ManagerLesson:
 
 
 @functools.lru_cache(maxsize=4000)
-def _world(seed: int) -> tuple[Record, tuple[str | None, ...]]:
+def draw_world(seed: int) -> tuple[Record, tuple[str | None, ...]]:
+    """The conversation of this number that lessons are drawn from, and what each of its facts tells."""
     return generate(seed, "train", LESSON_WORLDS[seed % len(LESSON_WORLDS)])
 
 
@@ -59,7 +69,7 @@ def _line(record: Record, fact: int) -> Line:
     return record.facts[fact].text, record.facts[fact].date
 
 
-def _quote(question: str, record: Record, fact: int) -> Line:
+def _quote(question: str, record: Record, fact: int, number: int) -> Quote:
     """What is quoted of the line that tells a fact: from the word on that the question names last, those who speak left aside.
 
     To look something up is then to say what it is called, "dog", and to copy what followed.
@@ -68,13 +78,13 @@ def _quote(question: str, record: Record, fact: int) -> Line:
     asked = [word for spelt in question.split() for word in content_words(spelt)]
     place_of = {word: match.start() for match in reversed(list(re.finditer(r"\S+", text))) for word in content_words(match[0])}
     named = [word for word in asked if word in place_of and word not in map(str.lower, record.speakers)]
-    return text[place_of[named[-1]] if named else 0 :], date
+    return Quote(text[place_of[named[-1]] if named else 0 :], number, date)
 
 
-def _looked_for(question: str) -> Line:
+def _looked_for(question: str) -> Quote:
     """What stands in place of a quote where no memory fits: the word itself, which nothing follows."""
     last = [spelt for spelt in question.split() if content_words(spelt)][-1]
-    return re.sub(r"('s)?\?*$", "", last), ""
+    return Quote(re.sub(r"('s)?\?*$", "", last), 0, "")
 
 
 def answer_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_questions: int, num_slots: int) -> AnswerLesson:
@@ -83,7 +93,7 @@ def answer_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_quest
     Half of the lessons show what is most like one of the questions, as retrieval will, and half show what many questions are about; a few
     show nothing, as an empty bank does.
     """
-    record, values = _world(rng.randrange(num_worlds))
+    record, values = draw_world(rng.randrange(num_worlds))
     until = rng.randrange(len(record.facts) // 4, len(record.facts) + 1)
     rows = _managed(record, until, num_slots, rng).rows if rng.random() < 0.5 else _tidy(record, until, num_slots)
     askable = [q for q in record.questions if q.asked_after <= until]
@@ -101,7 +111,7 @@ def answer_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_quest
     replies = []
     for question in questions:
         quoted, answer = respond(question, record, values, shown, rng)
-        quotes = [_quote(question.question, record, row) for row in quoted]
+        quotes = [_quote(question.question, record, row, shown.index(row) + 1) for row in quoted]
         replies.append((question.question, tuple(quotes or [_looked_for(question.question)]), answer))
     return AnswerLesson(tuple(_line(record, row) for row in shown), tuple(replies))
 
@@ -117,7 +127,7 @@ def _questions_about(anchor: Question, askable: list[Question], shown: set[int],
 
 def manager_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_slots: int) -> ManagerLesson:
     """Draws a lesson in which a fact arrives at a bank that the heuristic kept."""
-    record, _ = _world(rng.randrange(num_worlds))
+    record, _ = draw_world(rng.randrange(num_worlds))
     fact = rng.randrange(len(record.facts))
     manager = _managed(record, fact, num_slots, rng)
     choice = manager.choose(fact)
@@ -134,6 +144,6 @@ def corpus(num_worlds: int) -> list[str]:
     lines = []
     for seed in range(num_worlds):
         record, _ = generate(seed, "train", WorldConfig())
-        lines += [f"{1 + seed % 9}: {fact.text} | {fact.date}" for fact in record.facts]
+        lines += [f"{fact.text} {(f'[{1 + i % 9}]', '|')[i % 2]} {fact.date}" for i, fact in enumerate(record.facts, seed)]
         lines += [text for q in record.questions for text in (q.question, q.answer)]
     return lines
