@@ -36,7 +36,7 @@ class ModelConfig:
 
     vocab_size: int = 1536
     d_model: int = 128
-    num_layers: int = 4
+    num_layers: int = 5
     num_heads: int = 4
     num_kv_heads: int = 2
     head_dim: int = 32

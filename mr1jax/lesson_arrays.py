@@ -27,11 +27,14 @@ _KEPT = frozenset([*MONTHS, "What", "When", "Where", "Which", "Can", "Do", "On",
 
 @struct.dataclass
 class LessonBatch:
-    """prompt: int32[P, L], prompt_length: int32[P], response: int32[P, R], PAD past its end token."""
+    """prompt: int32[P, L], prompt_length: int32[P]; response: int32[P, R], response_length: int32[P], PAD past its end token;
+    decision: bool[P], whether it is the Manager's."""
 
     prompt: Array
     prompt_length: Array
     response: Array
+    response_length: Array
+    decision: Array
 
 
 class Disguise:
@@ -116,7 +119,7 @@ class LessonEncoder:
             asked = [*self._marker("Question:"), *self._encode(question), *self._marker("\n")]
             reply = [*(t for quote in quoted for t in self._quoted(quote)), *self._marker("**Answer:**"), *self._encode(answer)]
             pairs.append((asked + self._memories(lesson.memories), reply))
-        return self._arrays(pairs, self._answerer)
+        return self._arrays(pairs, self._answerer, decision=False)
 
     def decision(self, lesson: ManagerLesson) -> LessonBatch | None:
         """One decision of the Manager, P = 1, or None where it is too long."""
@@ -129,13 +132,13 @@ class LessonEncoder:
             "delete": [*self._marker("DELETE"), *number],
             "replace": [*self._marker("DELETE"), *number, *self._marker("\n"), *self._marker("ADD:"), *text],
         }[lesson.kind]
-        return self._arrays([(prompt, reply)], self._manager)
+        return self._arrays([(prompt, reply)], self._manager, decision=True)
 
     def _memories(self, lines: tuple[Line, ...]) -> list[int]:
         shown = [t for number, (text, date) in enumerate(lines, 1) for t in self.line(text, number_mark(number), date)]
         return [*self._marker("Memories:"), *self._marker("\n"), *shown]
 
-    def _arrays(self, pairs: list[tuple[list[int], list[int]]], room: AgentConfig) -> LessonBatch | None:
+    def _arrays(self, pairs: list[tuple[list[int], list[int]]], room: AgentConfig, *, decision: bool) -> LessonBatch | None:
         if any(len(prompt) > room.prompt_length or len(reply) >= room.response_length for prompt, reply in pairs):
             return None
         prompt_PL = np.full((len(pairs), room.prompt_length), PAD, np.int32)
@@ -143,5 +146,6 @@ class LessonEncoder:
         for row, (prompt, reply) in enumerate(pairs):
             prompt_PL[row, : len(prompt)] = prompt
             response_PR[row, : len(reply) + 1] = [*reply, self._tokenizer.eos_id]
-        length_P = np.asarray([len(prompt) for prompt, _ in pairs], np.int32)
-        return LessonBatch(prompt_PL, length_P, response_PR)
+        prompt_length_P = np.asarray([len(prompt) for prompt, _ in pairs], np.int32)
+        response_length_P = np.asarray([len(reply) + 1 for _, reply in pairs], np.int32)
+        return LessonBatch(prompt_PL, prompt_length_P, response_PR, response_length_P, np.full(len(pairs), decision))

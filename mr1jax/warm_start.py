@@ -1,7 +1,8 @@
 """The supervised start of both agents: one small model learns the two formats, copying, and the teacher's habits, good and bad.
 
-Look-up in context appears suddenly after a plateau. What shortens it here: an answer first quotes a memory from the word on that
-it shares with the question, so that look-up becomes "copy what followed the same word"; the number of memories grows in stages; Muon.
+Look-up in context appears suddenly after a plateau. What shortens it here: the heads of the first layer start out looking back (see
+`look_back`); an answer first quotes a memory from the word on that it shares with the question, so that look-up becomes "copy what
+followed the same word"; the number of memories grows in stages; Muon.
 """
 
 import functools
@@ -21,21 +22,25 @@ from tqdm import tqdm
 
 from mr1jax.agents.prompts import MARKERS
 from mr1jax.config import AgentConfig, Config, ModelConfig, replace
-from mr1jax.data.loader import make_loader
+from mr1jax.data import nonsense
 from mr1jax.data.memdial import lessons
 from mr1jax.lesson_arrays import LessonBatch, LessonEncoder
 from mr1jax.model import transformer
+from mr1jax.model.look_back import look_back
 from mr1jax.model.weights import save_params
 from mr1jax.rl.masked import masked_mean
 from mr1jax.structs import PAD, Array, PyTree
 from mr1jax.text.tokenizer import SentencePieceTokenizer, Tokenizer, train_sentencepiece
 
 # The room of a lesson; the few that need more are skipped.
-ANSWERER = AgentConfig(num_retrieved=3, prompt_length=88, response_length=40)
-MANAGER = AgentConfig(num_retrieved=3, prompt_length=88, response_length=32)
-CONTEXTS, QUESTIONS = 16, 4  # of the Answer Agent in a step, and to each of them
-DECISIONS = 16  # of the Manager in a step
-NUM_WORLDS = 4000  # training conversations that lessons are drawn from
+ANSWERER = AgentConfig(num_retrieved=3, prompt_length=160, response_length=72)
+MANAGER = AgentConfig(num_retrieved=3, prompt_length=160, response_length=72)
+# Prompts and responses of a batch are cut to the first of these sizes that holds them: most lessons need less than half of the room.
+SIZES = ((56, 20), (72, 28), (88, 40), (120, 48), (160, 72))
+BATCH_TOKENS = 6000  # with padding
+QUESTIONS = 4  # to each context of the Answer Agent; the Manager has one decision for every context
+NONSENSE_SHARE = 0.25  # of the lessons of both agents
+NUM_WORLDS = 4000  # training conversations that the other lessons are drawn from
 VOCAB_SIZE = 1536
 
 
@@ -61,20 +66,22 @@ class Phase:
         return sum(stage.steps for stage in self.stages)
 
 
-PHASES = (
-    Phase((Stage(300, memories=1), Stage(300, memories=2)), final=1.0),
-    Phase((Stage(2200, memories=3),), final=0.0),
-)
+PHASES = (Phase((Stage(300, memories=2), Stage(5300, memories=3)), final=0.0),)
 
 
-def imitation_loss(params: PyTree, batch: LessonBatch, config: ModelConfig) -> tuple[Array, Array]:
-    """Cross-entropy of the tokens of the responses, -1/n sum log p(token), and the share of responses that greedy decoding would write."""
+def imitation_loss(params: PyTree, batch: LessonBatch, config: ModelConfig) -> tuple[Array, dict[str, Array]]:
+    """Cross-entropy of the tokens of the responses, -1/n sum log p(token); and by agent its loss and the share of responses that
+    greedy decoding would write."""
     hidden_PGRD = transformer.response_hidden(config, params, batch.prompt, batch.prompt_length, batch.response[:, None])
     logits_PRV = transformer.logits(config, params, hidden_PGRD)[:, 0]
     graded_PR = batch.response != PAD
     loss_PR = optax.softmax_cross_entropy_with_integer_labels(logits_PRV, batch.response)
-    right_PR = (jnp.argmax(logits_PRV, axis=-1) == batch.response) | ~graded_PR
-    return masked_mean(loss_PR, graded_PR), jnp.mean(jnp.all(right_PR, axis=-1), dtype=jnp.float32)
+    right_P = jnp.all((jnp.argmax(logits_PRV, axis=-1) == batch.response) | ~graded_PR, axis=-1)
+    metrics = {}
+    for agent, of_P in (("answerer", ~batch.decision), ("manager", batch.decision)):
+        metrics[agent] = masked_mean(loss_PR, graded_PR & of_P[:, None])
+        metrics[f"{agent}_right"] = masked_mean(right_P.astype(jnp.float32), of_P)
+    return masked_mean(loss_PR, graded_PR), metrics
 
 
 def make_optimizer(phase: Phase) -> optax.GradientTransformation:
@@ -99,17 +106,11 @@ def make_optimizer(phase: Phase) -> optax.GradientTransformation:
 
 
 def make_update(config: ModelConfig, tx: optax.GradientTransformation) -> Callable:
-    """Builds the jitted step over both agents' lessons: (params, opt_state, answers, decisions) -> (params, opt_state, metrics)."""
-
-    def total_loss(params, answers, decisions):
-        answer_loss, answer_right = imitation_loss(params, answers, config)
-        manager_loss, manager_right = imitation_loss(params, decisions, config)
-        metrics = {"answerer": answer_loss, "answerer_right": answer_right, "manager": manager_loss, "manager_right": manager_right}
-        return answer_loss + 0.5 * manager_loss, metrics
+    """Builds the jitted step: (params, opt_state, lessons) -> (params, opt_state, metrics)."""
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def update(params, opt_state, answers, decisions):
-        gradient, metrics = jax.grad(total_loss, has_aux=True)(params, answers, decisions)
+    def update(params, opt_state, batch):
+        gradient, metrics = jax.grad(imitation_loss, has_aux=True)(params, batch, config)
         updates, opt_state = tx.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, metrics
 
@@ -120,28 +121,47 @@ def _first(draw: Callable[[], LessonBatch | None]) -> LessonBatch:
     return next(batch for batch in iter(draw, object()) if batch is not None)
 
 
-def lesson_batches(tokenizer: Tokenizer, num_slots: int, stage: Stage, number: int) -> Iterator[tuple[LessonBatch, LessonBatch]]:
-    """Yields (answers, decisions) for every step of a stage. Each lesson depends on its own number and that of the stage alone."""
+def lesson_rows(tokenizer: Tokenizer, num_slots: int, stage: Stage, number: int) -> Iterator[LessonBatch]:
+    """Yields the lessons of a stage without end, P of them at a time: the questions to one context, then one decision, and so on.
+
+    Each depends on its own number and that of the stage alone.
+    """
     encoder = LessonEncoder(tokenizer, ANSWERER, MANAGER)
 
-    def answer(index: int) -> LessonBatch:
-        rng = random.Random(f"answer/0/{number}/{index}")
-        size = (rng.randint(max(1, stage.memories - 1), stage.memories), QUESTIONS, num_slots)
-        return _first(lambda: encoder.disguised(rng).answer(lessons.answer_lesson(rng, NUM_WORLDS, *size)))
+    def answer(rng: random.Random) -> LessonBatch | None:
+        num_shown = rng.randint(max(1, stage.memories - 1), stage.memories)
+        if rng.random() < NONSENSE_SHARE:
+            return _dressed(encoder, rng).answer(nonsense.answer_lesson(rng, num_shown, QUESTIONS))
+        return encoder.disguised(rng).answer(lessons.answer_lesson(rng, NUM_WORLDS, num_shown, QUESTIONS, num_slots))
 
-    def decision(index: int) -> LessonBatch:
-        rng = random.Random(f"decision/0/{number}/{index}")
-        return _first(lambda: encoder.disguised(rng).decision(lessons.manager_lesson(rng, NUM_WORLDS, MANAGER.num_retrieved, num_slots)))
+    def decision(rng: random.Random) -> LessonBatch | None:
+        if rng.random() < NONSENSE_SHARE:
+            return _dressed(encoder, rng).decision(nonsense.manager_lesson(rng, MANAGER.num_retrieved))
+        return encoder.disguised(rng).decision(lessons.manager_lesson(rng, NUM_WORLDS, MANAGER.num_retrieved, num_slots))
 
-    answers = make_loader(range(stage.steps * CONTEXTS), answer, batch_size=CONTEXTS, seed=0)
-    decisions = make_loader(range(stage.steps * DECISIONS), decision, batch_size=DECISIONS, seed=0)
-    for _ in range(stage.steps):
-        yield _flat(next(answers)), _flat(next(decisions))
+    for index in itertools.count():
+        for name, draw in (("answer", answer), ("decision", decision)):
+            rng = random.Random(f"{name}/0/{number}/{index}")
+            yield _first(functools.partial(draw, rng))
 
 
-def _flat(lessons_of: LessonBatch) -> LessonBatch:
-    """Joins the axis of lessons and the axis of the questions in a lesson."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), lessons_of)
+def _dressed(encoder: LessonEncoder, rng: random.Random) -> LessonEncoder:
+    """Half of the lessons in made-up words have their own pieces, as unknown words will, and half those of a disguise."""
+    return encoder if rng.random() < 0.5 else encoder.disguised(rng)
+
+
+def batches_by_size(rows: Iterator[LessonBatch]) -> Iterator[LessonBatch]:
+    """Collects lessons in batches of few sizes, about BATCH_TOKENS tokens each, in the order in which they fill up."""
+    waiting: dict[tuple[int, int], list[LessonBatch]] = {size: [] for size in SIZES}
+    for lesson in rows:
+        for place in range(len(lesson.prompt_length)):
+            row = jax.tree.map(lambda x, place=place: x[place], lesson)
+            fitting = (size for size in SIZES if row.prompt_length <= size[0] and row.response_length <= size[1])
+            prompt_size, response_size = size = next(fitting)
+            waiting[size].append(replace(row, prompt=row.prompt[:prompt_size], response=row.response[:response_size]))
+            if len(waiting[size]) == BATCH_TOKENS // sum(size):
+                yield jax.tree.map(lambda *leaves: np.stack(leaves), *waiting[size])
+                waiting[size] = []
 
 
 def train_tokenizer(path: Path) -> SentencePieceTokenizer:
@@ -154,7 +174,7 @@ def warm_start(config: Config, phases: Sequence[Phase], assets: Path) -> PyTree:
     assets.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(assets / "tokenizer.model")
     model = replace(config.model, vocab_size=tokenizer.vocab_size)
-    params, num_stages = transformer.init_params(model, jax.random.key(0)), 0
+    params, num_stages = look_back(transformer.init_params(model, jax.random.key(0)), model), 0
     for phase in phases:
         params = train_phase(phase, num_stages, params, model, tokenizer, config.bank.num_slots, assets / "warm_start.safetensors")
         num_stages += len(phase.stages)
@@ -168,12 +188,13 @@ def train_phase(
     tx = make_optimizer(phase)
     opt_state, update = tx.init(params), make_update(model, tx)
     batches = itertools.chain.from_iterable(
-        lesson_batches(tokenizer, num_slots, stage, first_stage + i) for i, stage in enumerate(phase.stages)
+        itertools.islice(batches_by_size(lesson_rows(tokenizer, num_slots, stage, first_stage + i)), stage.steps)
+        for i, stage in enumerate(phase.stages)
     )
     started, log = time.monotonic(), []
     progress = tqdm(batches, total=phase.steps, desc=f"warm start, stage {first_stage} on", mininterval=5)
-    for step, (answers, decisions) in enumerate(progress, 1):
-        params, opt_state, metrics = update(params, opt_state, answers, decisions)
+    for step, batch in enumerate(progress, 1):
+        params, opt_state, metrics = update(params, opt_state, batch)
         log.append(metrics)
         if step % 50 == 0:
             mean = {name: float(np.mean([m[name] for m in log])) for name in metrics}

@@ -80,7 +80,7 @@ CONFIG = Config(
     questions_per_state=2,
     model=ModelConfig(vocab_size=TOKENIZER.vocab_size, d_model=16, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8, d_ff=32),
     bank=BankConfig(NUM_SLOTS, WIDTH, NUM_TERMS),
-    manager=AgentConfig(num_retrieved=3, prompt_length=33, response_length=12),
+    manager=AgentConfig(num_retrieved=3, prompt_length=30, response_length=12),
     answerer=AgentConfig(num_retrieved=4, prompt_length=32, response_length=12),
     optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=0),
 )

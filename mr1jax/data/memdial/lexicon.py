@@ -75,7 +75,8 @@ def split_of(word: str) -> str:
     return _DEAL[hashlib.sha256(word.lower().encode()).digest()[0] % len(_DEAL)]
 
 
-def _syllable(rng: random.Random) -> str:
+def syllable(rng: random.Random) -> str:
+    """One of some four thousand syllables that names and made-up words are built of."""
     return rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
 
 
@@ -93,7 +94,7 @@ def draw_value(kind: str, split: str, rng: random.Random) -> str:
     if listed := _listed(kind, split):
         return rng.choice(listed)
     while True:
-        word = "".join(_syllable(rng) for _ in range(rng.choice((2, 2, 3)))).capitalize()
+        word = "".join(syllable(rng) for _ in range(rng.choice((2, 2, 3)))).capitalize()
         if split_of(word) == split:
             return word
 
