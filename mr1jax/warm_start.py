@@ -66,7 +66,10 @@ class Phase:
         return sum(stage.steps for stage in self.stages)
 
 
-PHASES = (Phase((Stage(300, memories=2), Stage(5300, memories=3)), final=0.0),)
+PHASES = (
+    Phase((Stage(300, memories=2), Stage(2100, memories=3)), final=0.6),
+    Phase((Stage(2400, memories=3),), final=0.0, learning_rate=0.012, adam_learning_rate=0.0024),
+)
 
 
 def imitation_loss(params: PyTree, batch: LessonBatch, config: ModelConfig) -> tuple[Array, dict[str, Array]]:

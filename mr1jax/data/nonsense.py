@@ -13,6 +13,7 @@ from mr1jax.data.memdial.lexicon import draw_value, render_date, syllable
 from mr1jax.data.memdial.world import NO_ANSWER
 
 _SMALL = "the a in to with and of for her his at on about from that".split()
+_STOPS = ("and", "with")  # an answer ends before them
 _SMALL_SHARE, _COMMON_SHARE = 0.35, 0.3  # of the words of a sentence: those of _SMALL, and those that other lines of the lesson have too
 _TENSES = ("{}ed", "{}ed", "{}s", "is {}ing", "has {}ed", "was {}ing", "{}")
 _WHAT = (
@@ -112,7 +113,13 @@ def _ask(target: _Sentence, number: int, shown: list[_Sentence], rng: random.Ran
     words = " ".join(word if rng.random() < 0.7 else f"{rng.choice(_SMALL)} {word}" for word in asked)
     if rng.random() < _WHEN_SHARE:
         return rng.choice(_WHEN).format(who=target.who, words=words), (quote,), target.date
-    return rng.choice(_WHAT).format(who=target.who, words=words), (quote,), " ".join(target.spelt[last + 1 :]).rstrip(".")
+    return rng.choice(_WHAT).format(who=target.who, words=words), (quote,), _answer(target.spelt[last + 1 :])
+
+
+def _answer(rest: tuple[str, ...]) -> str:
+    """What a line goes on with, to its end or to an "and" or "with": what comes then is another thing."""
+    end = next((place for place, word in enumerate(rest) if place and word in _STOPS), len(rest))
+    return " ".join(rest[:end]).rstrip(".")
 
 
 def answer_lesson(rng: random.Random, num_shown: int, num_questions: int) -> AnswerLesson:
