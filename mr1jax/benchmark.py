@@ -13,7 +13,8 @@ from mr1jax.config import AGENTS, AgentConfig, BankConfig, Config, replace, requ
 from mr1jax.data.datasets import read_split
 from mr1jax.data.memdial.world import CATEGORIES
 from mr1jax.evaluate import Memories, Row
-from mr1jax.prepare import Start, encode, load_start
+from mr1jax.model.lora import BASE, agent_params
+from mr1jax.prepare import Start, encode, load_agent, load_start
 from mr1jax.structs import Conversation, PyTree
 
 LOCOMO_BANK = BankConfig(num_slots=768, slot_width=64)
@@ -33,10 +34,12 @@ def for_locomo(config: Config) -> Config:
 def compare(start: Start, trained: Mapping[str, PyTree], conversations: Conversation, seed: int) -> dict[str, Row]:
     """Evaluates every pairing there is, the most trained one last; banks are built once each.
 
-    start: the warm agents; trained: parameters of "manager", "answerer" or both. Rows: no_memory, append_only, warm_start, and
-    rl_answer, rl_manager, rl_both as far as they were trained.
+    start: the warm agents; trained: parameters of "manager", "answerer" or both, or their adapters on the same base. Rows: no_memory,
+    append_only, warm_start, and rl_answer, rl_manager, rl_both as far as they were trained.
     """
-    language, config, warm = start.language, start.config, start.params
+    language, config = start.language, start.config
+    warm: dict[str, PyTree] = {agent: agent_params(start.params, agent, config.lora) for agent in AGENTS}
+    trained = {agent: agent_params({**start.params, **trained}, agent, config.lora) for agent in trained}
 
     def row(memories: Memories, reader: Mapping[str, PyTree]) -> Row:
         return evaluate.evaluate(reader["answerer"], memories, conversations, language, config, seed=seed)
@@ -68,7 +71,8 @@ def run_benchmark(config: Config, folder: Path, partner: Path, source: str, data
     started = time.monotonic()
     config = replace(for_locomo(config) if source.startswith("locomo") else config, manager_from="", answerer_from="")
     records = read_split(source, "test", data_dir)
-    start, trained = load_start(config), load_trained(config, [folder, partner])
+    start = load_start(config)
+    trained = load_trained(start, [folder, partner])
     conversations = encode(records, start)
     rows = compare(start, trained, conversations, seed)
     p_value = evaluate.p_value(rows[report.most_trained(rows)], rows[report.BASELINE], seed)
@@ -87,9 +91,8 @@ def run_benchmark(config: Config, folder: Path, partner: Path, source: str, data
     return rows
 
 
-def load_trained(config: Config, folders: list[Path]) -> dict[str, PyTree]:
+def load_trained(start: Start, folders: list[Path]) -> dict[str, PyTree]:
     """Reads the agents that were trained in any of the folders, the first that has one."""
     found = {agent: next((folder for folder in folders if (folder / f"{agent}.safetensors").is_file()), None) for agent in AGENTS}
-    where = {agent: folder for agent, folder in found.items() if folder is not None}
-    params = load_start(replace(config, **{f"{agent}_from": str(folder) for agent, folder in where.items()})).params
-    return {agent: params[agent] for agent in where}
+    base = start.params.get(BASE)
+    return {agent: load_agent(start.config, agent, folder, base) for agent, folder in found.items() if folder is not None}

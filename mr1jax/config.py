@@ -10,6 +10,8 @@ from typing import Literal
 
 Agent = Literal["manager", "answerer"]
 AGENTS: tuple[Agent, ...] = ("manager", "answerer")
+Projection = Literal["query", "key", "value", "output", "gate", "up", "down"]
+PROJECTIONS: tuple[Projection, ...] = ("query", "key", "value", "output", "gate", "up", "down")
 
 
 def require(condition: bool, message: str) -> None:
@@ -69,6 +71,24 @@ class ModelConfig:
         )
         require(self.dtype in ("float32", "bfloat16"), f"ModelConfig.dtype is {self.dtype!r}; choose 'float32' or 'bfloat16'")
         require(self.head_dim % 2 == 0, f"ModelConfig.head_dim is {self.head_dim}; rotary embedding needs an even number")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) on one frozen base instead of all parameters of each agent. Rank 0 is full fine-tuning."""
+
+    rank: int = 0
+    alpha: float = 16.0  # what an adapter adds is scaled by alpha / rank
+    targets: tuple[Projection, ...] = PROJECTIONS  # the matrices of every layer that have an adapter
+    base_dtype: Literal["float32", "bfloat16"] = "float32"  # in which the base is stored; adapters and their moments are float32
+
+    def __post_init__(self):
+        _require_between(self, 0, 100_000, "rank")
+        _require_positive(self, "alpha")
+        known = set(self.targets) <= set(PROJECTIONS) and len(set(self.targets)) == len(self.targets) > 0
+        require(known, f"LoraConfig.targets is {self.targets!r}; choose one or more of {', '.join(PROJECTIONS)}, each once")
+        known = self.base_dtype in ("float32", "bfloat16")
+        require(known, f"LoraConfig.base_dtype is {self.base_dtype!r}; choose 'float32' or 'bfloat16'")
 
 
 @dataclass(frozen=True)
@@ -196,6 +216,7 @@ class Config:
     manager_from: str = ""  # folder of a run whose trained Manager to start from; empty: the shipped warm start
     answerer_from: str = ""  # the same for the Answer Agent
     model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     manager: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=100, response_length=32)
     answerer: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=100, response_length=40)
