@@ -96,7 +96,7 @@ def load_agent(config: Config, agent: str, run: str | Path, base: PyTree | None 
     _require_same_adapter(path, load_metadata(path), describe_agent(config, agent, base))
     shapes = _shapes(config)
     if config.lora.rank:
-        shapes = jax.eval_shape(lambda: init_adapter(config.lora, _shapes(config), jax.random.key(0)))
+        shapes = jax.eval_shape(lambda base: init_adapter(config.lora, base, jax.random.key(0)), shapes)
     return load_params(path, shapes)
 
 

@@ -5,7 +5,18 @@ import dataclasses
 import pytest
 
 from mr1jax import config
-from mr1jax.config import AgentConfig, BankConfig, Config, LossConfig, MeshConfig, ModelConfig, OptimizerConfig, SamplingConfig, replace
+from mr1jax.config import (
+    AgentConfig,
+    BankConfig,
+    Config,
+    LoraConfig,
+    LossConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    replace,
+)
 
 NAN = float("nan")
 COUNT = (0, -1)  # what no number of things can be
@@ -27,6 +38,12 @@ OUT_OF_RANGE = {
         "rope_high_freq_factor": (0.0, -1.0, NAN, 1.0),
         "rope_original_length": COUNT,
         "dtype": ("float16",),
+    },
+    LoraConfig: {
+        "rank": (-1, 100_001, NAN),
+        "alpha": (0.0, -1.0, NAN),
+        "targets": ((), ("query", "query"), ("q_proj",)),
+        "base_dtype": ("float16",),
     },
     BankConfig: {"num_slots": COUNT, "slot_width": COUNT, "num_terms": COUNT, "when_full": ("grow",)},
     AgentConfig: {"num_retrieved": COUNT, "prompt_length": COUNT, "response_length": COUNT},

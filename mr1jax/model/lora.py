@@ -44,10 +44,7 @@ def adapter_axes(axes: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ..
 
 
 def init_adapter(lora: LoraConfig, base: PyTree, key: Array) -> PyTree:
-    """Draws an adapter that changes nothing yet: A normal with variance 1 / in, B zero, and the base's value head to be trained on.
-
-    base: a tree of arrays or of their shapes.
-    """
+    """Draws an adapter that changes nothing yet: A normal with variance 1 / in, B zero, and the base's value head to train on."""
     layers: dict[str, Array] = {}
     for index, matrix in enumerate(PROJECTIONS):
         if matrix not in lora.targets:
