@@ -26,8 +26,10 @@ def for_locomo(config: Config) -> Config:
     """Gives a configuration the bank, the budgets and the 30 + 30 retrieval that LoCoMo's long conversations need.
 
     A bank holds every memory of a conversation, so what is lost is lost by the Manager. What of the 60 does not fit the prompt of a small
-    model is dropped from the lowest rank up.
+    model is dropped from the lowest rank up. A run with a backbone keeps its own budgets: another tokenizer and its chat need others.
     """
+    if config.backbone:
+        return replace(config, bank=LOCOMO_BANK, answerer=replace(config.answerer, num_retrieved=30, per_speaker=True))
     return replace(config, bank=LOCOMO_BANK, manager=LOCOMO_MANAGER, answerer=LOCOMO_ANSWERER)
 
 

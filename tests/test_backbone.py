@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from mr1jax import prepare, train
 from mr1jax.agents import answerer
 from mr1jax.agents.prompts import ANSWERER_INSTRUCTIONS, MANAGER_INSTRUCTIONS
-from mr1jax.config import AgentConfig, BankConfig, Config, LoraConfig, replace
+from mr1jax.config import AgentConfig, BankConfig, Config, LoraConfig, LossConfig, replace
 from mr1jax.data.memdial.world import conversations
 from mr1jax.model.weights import save_params
 from mr1jax.structs import PAD
@@ -166,7 +166,8 @@ LORAS = {"full": LoraConfig(), "lora": LoraConfig(rank=8), "lora on a bfloat16 b
 @pytest.mark.parametrize("agent", ["answerer", "manager"])
 def test_a_backbone_trains(folder, tmp_path, agent, lora):
     """Oracle: the ratio of sampler and trainer is 1, only the trained agent changes, and what was saved comes back."""
-    start = prepare.load_start(replace(config_of(folder, agent), lora=LORAS[lora]))
+    config = replace(config_of(folder, agent), lora=LORAS[lora], loss=LossConfig(entropy_coef=0.1))  # random weights earn nothing
+    start = prepare.load_start(config)
     before = jax.tree.map(np.array, start.params)
     tasks = prepare.make_tasks(list(conversations("train", 0, 2)), start)
     state, log, compiled = train.train(start.config, start.params, tasks, start.language)
@@ -175,6 +176,8 @@ def test_a_backbone_trains(folder, tmp_path, agent, lora):
     other = {"answerer": "manager", "manager": "answerer"}[agent]
     jax.tree.map(np.testing.assert_array_equal, start.params, before)
     jax.tree.map(np.testing.assert_array_equal, state.params[other], before[other])
+    moved = [np.any(new != old) for new, old in zip(*map(jax.tree.leaves, (state.params[agent], before[agent])), strict=True)]
+    assert sum(moved) >= len(moved) - 1  # but for the value head, which is of PPO
     base = start.params.get("base")
     save_params(tmp_path / f"{agent}.safetensors", state.params[agent], prepare.describe_agent(start.config, agent, base))
     again = prepare.load_start(replace(start.config, **{f"{agent}_from": str(tmp_path)}))

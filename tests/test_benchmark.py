@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mr1jax import benchmark, evaluate, report
-from mr1jax.config import Config
+from mr1jax.config import Config, replace
 from mr1jax.model.weights import save_params
 from mr1jax.prepare import load_start
 
@@ -66,6 +66,16 @@ def test_trained_agents_come_from_the_run_and_its_partner(tmp_path, start):
     jax.tree.map(np.testing.assert_array_equal, alone["answerer"], mine)
     pair = benchmark.load_trained(start, [run, partner])
     jax.tree.map(np.testing.assert_array_equal, pair, {"manager": other, "answerer": mine})
+
+
+def test_a_backbone_keeps_its_budgets_on_locomo():
+    """Oracle: by hand: 30 + 30 memories for both; the lengths of prompt and response are the run's own where it has a tokenizer of its own."""
+    answerer = replace(Config().answerer, prompt_length=900, response_length=50)
+    tiny, own = (benchmark.for_locomo(Config(backbone=backbone, answerer=answerer)) for backbone in ("", "folder"))
+    assert (tiny.answerer.prompt_length, own.answerer.prompt_length) == (112, 900)
+    assert tiny.answerer.num_shown == own.answerer.num_shown == 60
+    assert own.answerer.response_length == 50
+    assert tiny.bank == own.bank
 
 
 def test_a_run_that_trained_nothing_is_one_sentence(tmp_path):
