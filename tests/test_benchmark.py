@@ -69,7 +69,7 @@ def test_trained_agents_come_from_the_run_and_its_partner(tmp_path, start):
 
 
 def test_a_backbone_keeps_its_budgets_on_locomo():
-    """Oracle: by hand: 30 + 30 memories for both; the lengths of prompt and response are the run's own where it has a tokenizer of its own."""
+    """Oracle: by hand: 30 + 30 memories for both; lengths of prompt and response are the run's where its tokenizer is."""
     answerer = replace(Config().answerer, prompt_length=900, response_length=50)
     tiny, own = (benchmark.for_locomo(Config(backbone=backbone, answerer=answerer)) for backbone in ("", "folder"))
     assert (tiny.answerer.prompt_length, own.answerer.prompt_length) == (112, 900)

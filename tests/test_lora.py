@@ -76,7 +76,9 @@ def three_steps(config):
 
 
 MANAGER = pytest.param(replace(LORA, agent="manager"), id="manager", marks=pytest.mark.slow)
-EVERY = pytest.mark.parametrize("config", [pytest.param(LORA, id="answerer"), pytest.param(HALF, id="answerer in bfloat16"), MANAGER])
+PPO = pytest.param(replace(LORA, loss=LossConfig(algorithm="ppo", kl_coef=0.5)), id="ppo", marks=pytest.mark.slow)
+IN_BFLOAT16 = pytest.param(HALF, id="answerer in bfloat16")
+EVERY = pytest.mark.parametrize("config", [pytest.param(LORA, id="answerer"), IN_BFLOAT16, MANAGER, PPO])
 
 # The formula ----------------------------------------------------------------------------------------------------------------------
 
@@ -154,7 +156,7 @@ def test_only_the_adapter_of_the_trained_agent_changes(config):
     tiny.assert_equal(start[BASE], base_of(config))
     tiny.assert_equal(state.params[other], start[other])
     moved = jax.tree.map(lambda new, old: bool(np.any(new != old)), state.params[config.agent], start[config.agent])
-    assert not moved.pop("value_head")  # of PPO alone
+    assert moved.pop("value_head") == (config.loss.algorithm == "ppo")
     assert jax.tree.all(moved)
 
 
