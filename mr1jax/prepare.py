@@ -21,8 +21,9 @@ from mr1jax.evaluate import append_only_banks
 from mr1jax.model.backbones import read_config
 from mr1jax.model.huggingface import load_backbone
 from mr1jax.model.lora import BASE, init_adapter
-from mr1jax.model.transformer import init_params
+from mr1jax.model.transformer import init_params, logical_axes
 from mr1jax.model.weights import load_metadata, load_params
+from mr1jax.sharding import make_mesh, param_sharding
 from mr1jax.step import Tasks
 from mr1jax.structs import Conversation, PyTree
 from mr1jax.text.grammar import check_response_budget
@@ -78,12 +79,14 @@ def _load_agents(config: Config, swap: tuple[int, int] | None, assets: Path) -> 
 
 
 def _load_untrained(config: Config, swap: tuple[int, int] | None, assets: Path) -> PyTree:
-    dtype = config.lora.base_dtype if config.lora.rank else "float32"
+    """Reads what an agent starts from: the backbone, straight to where the step wants it, or the tiny model that ships."""
+    dtype, shapes = config.lora.base_dtype if config.lora.rank else "float32", _shapes(config)
     if swap:
-        return load_backbone(config.backbone, config.model, dtype=dtype, swap=swap)
+        layout = param_sharding(shapes, logical_axes(shapes), make_mesh(config.mesh))
+        return load_backbone(config.backbone, config.model, layout, dtype, swap)
     path = assets / "warm_start.safetensors"
     require(path.is_file(), f"there are no weights at {path}; make warm-start")
-    return jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), load_params(path, _shapes(config)))
+    return jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), load_params(path, shapes))
 
 
 def load_agent(config: Config, agent: str, run: str | Path, base: PyTree | None = None) -> PyTree:

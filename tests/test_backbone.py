@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from mr1jax import prepare, train
 from mr1jax.agents import answerer
 from mr1jax.agents.prompts import ANSWERER_INSTRUCTIONS, MANAGER_INSTRUCTIONS
-from mr1jax.config import AgentConfig, BankConfig, Config, LoraConfig, LossConfig, replace
+from mr1jax.config import AgentConfig, BankConfig, Config, LoraConfig, LossConfig, MeshConfig, replace
 from mr1jax.data.memdial.world import conversations
 from mr1jax.model.weights import save_params
 from mr1jax.structs import PAD
@@ -214,6 +214,13 @@ def test_an_adapter_of_another_run_is_laid_over_the_same_base(folder, adapter_ru
     jax.tree.map(np.testing.assert_array_equal, start.params["answerer"], adapter)
     assert not np.any(start.params["manager"]["layers"]["query_lora_b"])
     assert start.params["base"]["embedding"].dtype == jnp.bfloat16
+
+
+def test_a_base_is_read_to_where_the_step_wants_it(folder):
+    """Oracle: by hand: of a gate matrix [N, D, F] on fsdp 2 and tensor 2, a device holds a quarter."""
+    start = prepare.load_start(replace(config_of(folder), lora=RANK_4, mesh=MeshConfig(fsdp=2, tensor=2)))
+    gate = start.params["base"]["layers"]["gate"]
+    assert {shard.data.size for shard in gate.addressable_shards} == {gate.size // 4}
 
 
 @pytest.mark.parametrize("what", MISFITS)
