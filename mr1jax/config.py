@@ -192,7 +192,7 @@ class Config:
     group_size: int = 8
     questions_per_state: int = 5  # asked of the bank that each candidate operation leaves (Manager only)
     seed: int = 0
-    backbone: str = ""  # a Hugging Face folder with weights, tokenizer and chat template; empty: the tiny model that ships
+    backbone: str = ""  # a Hugging Face folder, a name of `BACKBONES` or an id of the hub; empty: the tiny model that ships
     manager_from: str = ""  # folder of a run whose trained Manager to start from; empty: the shipped warm start
     answerer_from: str = ""  # the same for the Answer Agent
     model: ModelConfig = field(default_factory=ModelConfig)

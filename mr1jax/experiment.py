@@ -6,10 +6,11 @@ from pathlib import Path
 
 import jax
 
-from mr1jax.config import Config, require
+from mr1jax.config import Config, replace, require
 from mr1jax.data.datasets import read_split
 from mr1jax.model.backbones import read_config
 from mr1jax.model.export import export_backbone
+from mr1jax.model.hub import find_backbone
 from mr1jax.model.transformer import init_params
 from mr1jax.model.weights import load_params, save_params
 from mr1jax.prepare import load_start, make_tasks
@@ -30,7 +31,7 @@ def run_experiment(config: Config, folder: Path, data_dir: Path = Path("data")) 
     tasks = make_tasks(records, start)
     state, log, _ = train(start.config, start.params, tasks, start.language, folder, description=f"train the {config.agent}")
     save_params(folder / f"{config.agent}.safetensors", state.params[config.agent], {"agent": config.agent})
-    write_whole(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    write_whole(folder / "config.json", json.dumps(dataclasses.asdict(replace(config, backbone=start.config.backbone)), indent=2) + "\n")
     draw_curves(folder / "curves.png", {config.agent: [(int(record["step"]), record["reward"]) for record in log]})
     print(f"trained the {config.agent} for {len(log)} steps; reward {log[0]['reward']:.3f} -> {log[-1]['reward']:.3f}; see {folder}")
 
@@ -48,9 +49,10 @@ def export_experiment(folder: Path, target: Path, overwrite: bool = False) -> No
     except (json.JSONDecodeError, KeyError) as error:
         raise ValueError(f"{settings} is no configuration of a run; train the experiment again") from error
     require(bool(backbone), f"{folder} was trained from the tiny model that ships, which has no Hugging Face form; train with --backbone")
-    config = read_config(backbone)
-    tokenizer = HuggingFaceTokenizer(backbone, config.vocab_size)
+    _, source = find_backbone(backbone)
+    config = read_config(source)
+    tokenizer = HuggingFaceTokenizer(source, config.vocab_size)
     shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     params = load_params(folder / f"{agent}.safetensors", shapes)
-    written = export_backbone(params, config, backbone, target, swap=tokenizer.swap, overwrite=overwrite)
+    written = export_backbone(params, config, source, target, swap=tokenizer.swap, overwrite=overwrite)
     print(f"exported the {agent} of {folder} to {target}: {', '.join(written)}")

@@ -17,6 +17,7 @@ from mr1jax.data.records import Record
 from mr1jax.data.states import manager_states
 from mr1jax.evaluate import append_only_banks
 from mr1jax.model.backbones import read_config
+from mr1jax.model.hub import find_backbone
 from mr1jax.model.huggingface import load_backbone
 from mr1jax.model.transformer import init_params
 from mr1jax.model.weights import load_params
@@ -32,7 +33,7 @@ ASSETS = Path(__file__).resolve().parents[1] / "assets"
 
 @dataclass(frozen=True)
 class Start:
-    """The configuration with the model's vocabulary filled in, both agents' parameters, and all that is known of text."""
+    """The configuration with what was found filled in, the model and the backbone's commit; both agents' parameters; all of text."""
 
     config: Config
     params: dict[str, PyTree]
@@ -48,25 +49,27 @@ def load_start(config: Config, assets: Path = ASSETS) -> Start:
     """
     tokenizer: Tokenizer
     if config.backbone:
-        model = replace(read_config(config.backbone), dtype=config.model.dtype, remat=config.model.remat)
-        tokenizer = own = HuggingFaceTokenizer(config.backbone, model.vocab_size)
+        backbone, folder = find_backbone(config.backbone)
+        model = replace(read_config(folder), dtype=config.model.dtype, remat=config.model.remat)
+        tokenizer = own = HuggingFaceTokenizer(folder, model.vocab_size)
         frame, swap = own.chat_frame(), own.swap
     else:
         tokenizer, frame, swap = SentencePieceTokenizer(assets / "tokenizer.model"), None, None
-        model = replace(config.model, vocab_size=tokenizer.vocab_size)
-    config = replace(config, model=model)
+        model, backbone, folder = replace(config.model, vocab_size=tokenizer.vocab_size), "", assets
+    config = replace(config, model=model, backbone=backbone)
     language = make_language(tokenizer, max(getattr(config, agent).num_shown for agent in AGENTS), frame)
     for agent in AGENTS:
         check_response_budget(f"{agent}.response_length", getattr(config, agent).response_length, getattr(language, agent))
-    return Start(config, {agent: _load_agent(config, agent, swap, assets) for agent in AGENTS}, tokenizer, language)
+    return Start(config, {agent: _load_agent(config, agent, swap, folder) for agent in AGENTS}, tokenizer, language)
 
 
-def _load_agent(config: Config, agent: str, swap: tuple[int, int] | None, assets: Path) -> PyTree:
+def _load_agent(config: Config, agent: str, swap: tuple[int, int] | None, folder: Path) -> PyTree:
+    """Reads one agent from the run it is to start from, else from the folder of the backbone or of the model that ships."""
     run = {"manager": config.manager_from, "answerer": config.answerer_from}[agent]
     if swap and not run:
-        return load_backbone(config.backbone, config.model, swap=swap)
+        return load_backbone(folder, config.model, swap=swap)
     shapes = jax.eval_shape(lambda: init_params(config.model, jax.random.key(0)))
-    return load_params(_weights(assets, agent, run), shapes)
+    return load_params(_weights(folder, agent, run), shapes)
 
 
 def _weights(assets: Path, agent: str, run: str) -> Path:
