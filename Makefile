@@ -9,9 +9,11 @@ PYTHON ?= python3
 DATA   ?= memdial
 BIN    := .venv/bin
 READY  := .venv/.ready
+# What has checks in parity/, all but the models that they share and the script that writes fixtures.
+PARITY := $(filter-out small_models make_golden,$(basename $(notdir $(wildcard parity/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval data warm-start bench test test-all check lint format typecheck clean
+.PHONY: help setup demo train eval data warm-start bench test test-all parity check lint format typecheck clean
 
 ifneq ($(filter train eval,$(MAKECMDGOALS)),)
 ifeq ($(EXP),)
@@ -50,6 +52,9 @@ test: $(READY) ## run the tests, without those marked slow
 test-all: $(READY) ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
+parity: .venv-parity/.ready ## compare logits, exports and encoders with transformers and peft, in .venv-parity on Python 3.11
+	@for check in $(PARITY); do echo "parity/$$check.py"; PYTHONPATH=.:tests .venv-parity/bin/python -m parity.$$check || exit 1; done
+
 check: lint typecheck test ## all that CI runs: lint, typecheck, test
 
 lint: $(READY) ## find wrong style and format
@@ -78,3 +83,10 @@ $(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	  while read -r word _; do [ "$$word" != Collecting ] || printf .; done
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@echo && touch $@
+
+.venv-parity/.ready: requirements-parity.txt requirements.txt constraints.txt
+	@command -v python3.11 >/dev/null || { echo "There is no python3.11 here, which make parity needs" >&2; exit 2; }
+	@test -x .venv-parity/bin/pip || python3.11 -m venv .venv-parity
+	@echo 'Setting up .venv-parity, some minutes'
+	@.venv-parity/bin/python -m pip install --disable-pip-version-check --quiet -r requirements-parity.txt
+	@touch $@
