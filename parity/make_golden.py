@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import AutoTokenizer, BertModel
 
+from parity import small_encoders
 from parity.small_models import VOCABULARY, Case, logits, make
 
 FIXTURES = Path(__file__).parents[1] / "tests/fixtures"
@@ -36,10 +38,29 @@ def write_decoder(case: Case) -> None:
     np.savez_compressed(folder / "golden.npz", tokens=tokens_PX, prompt_length=np.array(PROMPT_LENGTHS), logits=logits_PXV)
 
 
+def write_encoders() -> None:
+    """A small random encoder with embeddings of random tokens; and embeddings of sentences by the published one, whose weights stay out."""
+    folder = FIXTURES / "encoder"
+    shutil.rmtree(folder, ignore_errors=True)
+    model = small_encoders.make(folder)
+    tokens_TL = np.random.default_rng(0).integers(0, small_encoders.VOCABULARY, (6, 20))
+    length_T = np.array([1, 3, 7, 12, 19, 20])
+    embedding_TE = [small_encoders.embed(model, tokens[:length].tolist()) for tokens, length in zip(tokens_TL, length_T, strict=True)]
+    np.savez_compressed(folder / "golden.npz", tokens=tokens_TL, length=length_T, embedding=np.stack(embedding_TE))
+
+    published = small_encoders.published()
+    model, tokenizer = BertModel.from_pretrained(published).eval(), AutoTokenizer.from_pretrained(published)
+    sentences = [text for text in small_encoders.SENTENCES if "[" not in text]  # transformers reads "[SEP]" in a text as the token
+    ids = tokenizer(sentences, truncation=True, max_length=256)["input_ids"]
+    embedding_TE = [small_encoders.embed(model, row) for row in ids]
+    np.savez_compressed(FIXTURES / "minilm.npz", sentences=sentences, embedding=np.stack(embedding_TE))
+
+
 def main() -> None:
     """Writes every fixture anew."""
     for case in GOLDEN:
         write_decoder(case)
+    write_encoders()
     print(f"written: {FIXTURES}")
 
 
