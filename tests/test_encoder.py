@@ -8,9 +8,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_encoder
 from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer as FastTokenizer
-from tokenizers import models, pre_tokenizers, processors
 
 from mr1jax.embeddings import SentenceEncoder, load_encoder
 from mr1jax.model.encoder import encode, read_encoder
@@ -24,16 +23,7 @@ WORDS = "[PAD] [UNK] [CLS] [SEP] mia ben has a dog ##s called tea [ ] cls sep".s
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The small random encoder, with a WordPiece of a few words that pads to 128 tokens as published files do."""
-    folder = tmp_path_factory.mktemp("encoder") / "small"
-    shutil.copytree(FIXTURES / "encoder", folder)
-    tokenizer = FastTokenizer(models.WordPiece({word: k for k, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    tokenizer.enable_padding(length=128)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
+    return small_encoder.make_folder(tmp_path_factory.mktemp("encoder") / "small", WORDS[4:])
 
 
 def test_embeddings_are_those_of_transformers():

@@ -62,8 +62,8 @@ def fuse(score_NS: Array, listed_NS: Array) -> Array:
     """
     chex.assert_equal_shape([score_NS, listed_NS])
     cost_NS = jnp.where(listed_NS, -score_NS, jnp.inf)
-    better_NS = jax.vmap(lambda cost_S: jnp.searchsorted(jnp.sort(cost_S), cost_S))(cost_NS)
-    return jnp.sum(jnp.where(listed_NS, 1.0 / (_RRF_K + 1.0 + better_NS), 0.0), axis=0)
+    rank_NS = 1.0 + jax.vmap(lambda cost_S: jnp.searchsorted(jnp.sort(cost_S), cost_S))(cost_NS).astype(jnp.float32)
+    return jnp.sum(jnp.where(listed_NS, 1.0 / (_RRF_K + rank_NS), 0.0), axis=0)
 
 
 def relevance(bank: MemoryBank, query_terms_X: Array, query_E: Array | None, kind: RetrievalKind) -> Array:
