@@ -30,7 +30,8 @@ def for_locomo(config: Config) -> Config:
     """
     if config.backbone:
         return replace(config, bank=LOCOMO_BANK, answerer=replace(config.answerer, num_retrieved=30, per_speaker=True))
-    return replace(config, bank=LOCOMO_BANK, manager=LOCOMO_MANAGER, answerer=LOCOMO_ANSWERER)
+    answerer = replace(LOCOMO_ANSWERER, retrieval=config.answerer.retrieval)
+    return replace(config, bank=LOCOMO_BANK, manager=LOCOMO_MANAGER, answerer=answerer)
 
 
 def compare(start: Start, trained: Mapping[str, PyTree], conversations: Conversation, seed: int) -> dict[str, Row]:
@@ -63,7 +64,7 @@ def compare(start: Start, trained: Mapping[str, PyTree], conversations: Conversa
 
 
 def run_benchmark(config: Config, folder: Path, partner: Path, source: str, data_dir: Path, seed: int) -> dict[str, Row]:
-    """Evaluates the agent trained in `folder`, prints the table and writes `folder/eval_<source>/`.
+    """Evaluates the agent trained in `folder`, prints the table and writes `folder/eval_<source>/`, by dense retrieval `.._dense/`.
 
     partner: the folder of a run that trained the other agent; where there is none, that agent is the warm start's throughout.
     source: "memdial", "locomo", "locomo/turns" or "locomo/turns_no_captions".
@@ -79,16 +80,17 @@ def run_benchmark(config: Config, folder: Path, partner: Path, source: str, data
     rows = compare(start, trained, conversations, seed)
     p_value = evaluate.p_value(rows[report.most_trained(rows)], rows[report.BASELINE], seed)
     common: Any = dict(seed=seed, seconds=time.monotonic() - started, compilations=evaluate.compilations(), p_value=p_value)
-    out = folder / f"eval_{source.replace('/', '_')}"
+    retrieval = config.answerer.retrieval
+    out = folder / "_".join(["eval", *source.split("/"), *([] if retrieval == "lexical" else [retrieval])])
     if source == "memdial":
-        about = f"The test split of memdial; trained: {' and '.join(f'the {agent}' for agent in trained)}."
+        about = f"The test split of memdial; trained: {' and '.join(f'the {agent}' for agent in trained)}; retrieval: {retrieval}."
         report.print_table(rows)
         report.write_report(out, rows, about=about, categories=CATEGORIES, **common)
     else:
         locomo_report.print_locomo(rows)
         facts = "turns" if "turns" in source else "observations"
         ids = [record.id for record in records]
-        locomo_report.write_locomo_report(out, rows, ids, facts=facts, captions=source == "locomo/turns", **common)
+        locomo_report.write_locomo_report(out, rows, ids, facts=facts, captions=source == "locomo/turns", retrieval=retrieval, **common)
     print(f"report: {out}")
     return rows
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mr1jax.config import Config, LoraConfig, require
+from mr1jax.config import Config, LoraConfig, RetrievalKind, replace, require
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 USER_ERROR = 2
@@ -65,6 +65,8 @@ def evaluate(
     runs: Path = Path("runs"),
     facts: Literal["observations", "turns"] = "observations",
     captions: bool = True,
+    retrieval: RetrievalKind = "lexical",
+    encoder: str = "",
     eval_seed: int = 0,
 ) -> None:
     """Evaluates what an experiment trained, beside the warm start, on memdial's test split or on LoCoMo's 1,307 test questions.
@@ -75,6 +77,8 @@ def evaluate(
       experiment: a file of experiments/ that has been trained into its folder of runs.
       facts: what goes through the Manager on LoCoMo: its observation sentences, or the turns themselves.
       captions: whether a turn includes the caption of its image.
+      retrieval: how the Answer Agent's memories are found: by words, by meaning, or by both.
+      encoder: folder of a sentence encoder, which dense and hybrid retrieval need.
       eval_seed: of the intervals.
     """
     from mr1jax.benchmark import run_benchmark
@@ -84,6 +88,7 @@ def evaluate(
     if (runs / experiment / RUN_CONFIG).is_file():
         config = read_run(runs / experiment)
     source = data if data == "memdial" or facts == "observations" else ("locomo/turns" if captions else "locomo/turns_no_captions")
+    config = replace(config, encoder=encoder, answerer=replace(config.answerer, retrieval=retrieval))
     run_benchmark(config, runs / experiment, runs / partner, source, data_dir, eval_seed)
 
 

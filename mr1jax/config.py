@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Agent = Literal["manager", "answerer"]
+RetrievalKind = Literal["lexical", "dense", "hybrid"]
 AGENTS: tuple[Agent, ...] = ("manager", "answerer")
 Projection = Literal["query", "key", "value", "output", "gate", "up", "down"]
 PROJECTIONS: tuple[Projection, ...] = ("query", "key", "value", "output", "gate", "up", "down")
@@ -116,9 +117,14 @@ class AgentConfig:
     prompt_length: int  # tokens; over this budget the lowest ranked memories go first
     response_length: int  # tokens, the end token included
     per_speaker: bool = False  # retrieve num_retrieved from each speaker's memories (the paper's 30 + 30)
+    retrieval: RetrievalKind = "lexical"  # by words, by meaning, or by both; the last two for the Answer Agent only
 
     def __post_init__(self):
         _require_positive(self, "num_retrieved", "prompt_length", "response_length")
+        require(
+            self.retrieval in ("lexical", "dense", "hybrid"),
+            f"AgentConfig.retrieval is {self.retrieval!r}; choose 'lexical', 'dense' or 'hybrid'",
+        )
 
     @property
     def num_shown(self) -> int:
@@ -212,7 +218,8 @@ class Config:
     group_size: int = 8
     questions_per_state: int = 5  # asked of the bank that each candidate operation leaves (Manager only)
     seed: int = 0
-    backbone: str = ""  # a Hugging Face folder with weights, tokenizer and chat template; empty: the tiny model that ships
+    backbone: str = ""  # a Hugging Face folder, a name of `BACKBONES` or an id of the hub; empty: the tiny model that ships
+    encoder: str = ""  # folder of a sentence encoder such as all-MiniLM-L6-v2, for dense and hybrid retrieval
     manager_from: str = ""  # folder of a run whose trained Manager to start from; empty: the shipped warm start
     answerer_from: str = ""  # the same for the Answer Agent
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -230,6 +237,14 @@ class Config:
         require(self.data in ("memdial", "locomo"), f"Config.data is {self.data!r}; choose 'memdial' or 'locomo'")
         _require_positive(self, "conversations", "steps", "prompts_per_step", "group_size", "questions_per_state")
         _require_between(self, 0, 2**31 - 1, "seed")
+        require(
+            self.manager.retrieval == "lexical",
+            f"Config.manager.retrieval is {self.manager.retrieval!r}; what the Manager has just written has no embedding: use 'lexical'",
+        )
+        require(
+            self.answerer.retrieval == "lexical" or self.encoder != "",
+            f"Config.answerer.retrieval is {self.answerer.retrieval!r}, which needs the folder of a sentence encoder in Config.encoder",
+        )
         shards = self.mesh.data * self.mesh.fsdp
         require(
             self.prompts_per_step % shards == 0,

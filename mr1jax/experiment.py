@@ -9,6 +9,7 @@ from mr1jax.config import Config, replace, require
 from mr1jax.data.datasets import read_split
 from mr1jax.model.backbones import read_config
 from mr1jax.model.export import export_adapter, export_backbone
+from mr1jax.model.hub import find_backbone
 from mr1jax.model.huggingface import load_backbone
 from mr1jax.model.lora import BASE, merge_adapter
 from mr1jax.model.weights import save_params
@@ -33,7 +34,7 @@ def run_experiment(config: Config, folder: Path, data_dir: Path = Path("data")) 
     state, log, _ = train(start.config, start.params, tasks, start.language, folder, description=f"train the {config.agent}")
     about = describe_agent(start.config, config.agent, start.params.get(BASE))
     save_params(folder / f"{config.agent}.safetensors", state.params[config.agent], about)
-    write_whole(folder / RUN_CONFIG, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    write_whole(folder / RUN_CONFIG, json.dumps(dataclasses.asdict(replace(config, backbone=start.config.backbone)), indent=2) + "\n")
     draw_curves(folder / "curves.png", {config.agent: [(int(record["step"]), record["reward"]) for record in log]})
     print(f"trained the {config.agent} for {len(log)} steps; reward {log[0]['reward']:.3f} -> {log[-1]['reward']:.3f}; see {folder}")
 
@@ -67,13 +68,14 @@ def export_experiment(folder: Path, target: Path, overwrite: bool = False, adapt
     agent, backbone, lora = config.agent, config.backbone, config.lora
     require(bool(backbone), f"{folder} was trained from the tiny model that ships, which has no Hugging Face form; train with --backbone")
     require(bool(lora.rank) or not adapter, f"{folder} was trained with lora.rank 0 and has no adapter; export it without --adapter")
-    config = replace(config, model=read_config(backbone))
-    swap = HuggingFaceTokenizer(backbone, config.model.vocab_size).swap
-    base = load_backbone(backbone, config.model, dtype=lora.base_dtype, swap=swap) if lora.rank else None
+    _, source = find_backbone(backbone)
+    config = replace(config, model=read_config(source))
+    swap = HuggingFaceTokenizer(source, config.model.vocab_size).swap
+    base = load_backbone(source, config.model, dtype=lora.base_dtype, swap=swap) if lora.rank else None
     params = load_agent(config, agent, folder, base)
     if adapter:
         written = export_adapter(params, lora, config.model, backbone, target, overwrite=overwrite)
     else:
         params = merge_adapter(base, params, lora) if lora.rank else params
-        written = export_backbone(params, config.model, backbone, target, swap=swap, overwrite=overwrite)
+        written = export_backbone(params, config.model, source, target, swap=swap, overwrite=overwrite)
     print(f"exported the {agent} of {folder} to {target}: {', '.join(written)}")

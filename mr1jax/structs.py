@@ -136,6 +136,7 @@ class Conversation:
     evidence: bool[Q, T]   which facts a question rests on
     category: int32[Q]     the data set's own number
     asked_after, valid_until: int32[Q]   the answer is this one while asked_after <= facts said < valid_until
+    question_embedding: float32[Q, E]    what dense retrieval compares; None where no encoder is used
     """
 
     fact_tokens: Array
@@ -152,6 +153,7 @@ class Conversation:
     category: Array
     asked_after: Array
     valid_until: Array
+    question_embedding: Array | None = None
 
 
 @struct.dataclass

@@ -42,6 +42,7 @@ BAD = {
     "no command": (["trian"], r".*trian.*"),
     "no data set": (["eval", "grpo_answer", "--data", "squad"], r".*'squad'.*"),
     "devices": (["train", "grpo_answer", "--mesh.data", "12"], r"MeshConfig asks for 12 devices .*, but there are 8; lower .*"),
+    "no backbone": (["train", "grpo_answer", "--backbone", "no/such/folder"], "there is no folder no/such/folder; give a folder, an id .*"),
     "no weights": (["train", "grpo_answer", "--manager-from", "gone"], r"there are no weights at gone/manager.safetensors; train .*"),
 }
 

@@ -46,7 +46,7 @@ OUT_OF_RANGE = {
         "base_dtype": ("float16",),
     },
     BankConfig: {"num_slots": COUNT, "slot_width": COUNT, "num_terms": COUNT, "when_full": ("grow",)},
-    AgentConfig: {"num_retrieved": COUNT, "prompt_length": COUNT, "response_length": COUNT},
+    AgentConfig: {"num_retrieved": COUNT, "prompt_length": COUNT, "response_length": COUNT, "retrieval": ("semantic",)},
     SamplingConfig: {"temperature": (-0.1, 101.0, NAN), "top_k": (-1, 1_000_001), "top_p": (0.0, 1.1, NAN)},
     LossConfig: {
         "algorithm": ("reinforce",),
@@ -126,6 +126,8 @@ def test_defaults_construct_hash_and_stay(cls):
             {"loss": LossConfig(num_minibatches=3)},
             "Config.prompts_per_step is 16, which loss.num_minibatches 3 times 1 devices does not divide",
         ),
+        ({"answerer": AgentConfig(3, 64, 8, retrieval="hybrid")}, "answerer.retrieval is 'hybrid', which needs .* Config.encoder"),
+        ({"manager": AgentConfig(3, 64, 8, retrieval="dense"), "encoder": "x"}, "manager.retrieval is 'dense'; .* use 'lexical'"),
         ({"group_size": 1}, "Config.group_size is 1; GRPO compares"),
         ({"sampling": SamplingConfig(temperature=0.0)}, "Config.sampling has temperature 0.0"),
         ({"sampling": SamplingConfig(top_k=5)}, "top_k 0"),

@@ -195,7 +195,10 @@ def test_an_adapter_folder_is_as_peft_writes_them(family, tmp_path):
     settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"], settings["peft_type"]) == (3, 4.5, "LORA")
     assert settings["target_modules"] == ["down_proj", "o_proj", "q_proj", "v_proj"]
-    assert settings["base_model_name_or_path"] == str(source)
+    assert (settings["base_model_name_or_path"], settings["revision"]) == (str(source), None)
+    export_adapter(adapter, LORA, config, "owner/model@0123abc", tmp_path / "out", overwrite=True)
+    settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("owner/model", "0123abc")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

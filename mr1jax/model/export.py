@@ -70,7 +70,8 @@ def export_adapter(
     """Writes an adapter as a folder that PEFT lays over `backbone`: adapter_config.json and adapter_model.safetensors.
 
     PEFT's factors are those of `lora` transposed, lora_A [Z, in] and lora_B [out, Z], layer by layer, and it scales by alpha / Z too. The
-    value head, which PEFT does not know, stays behind. Returns the names of the files written; raises ValueError as `export_backbone` does.
+    value head, which PEFT does not know, stays behind. backbone: its folder, or its id at the hub with the commit, as a run has it.
+    Returns the names of the files written; raises ValueError as `export_backbone` does.
     """
     target = Path(target)
     _make_room(target, overwrite, (SINGLE, INDEX))
@@ -83,10 +84,12 @@ def export_adapter(
             factors[f"base_model.model.{module}.lora_A.weight"] = down.reshape(-1, lora.rank).T
             factors[f"base_model.model.{module}.lora_B.weight"] = up.reshape(lora.rank, -1).T
     save_tensors(target / ADAPTER, factors, {"format": "pt"})
+    name, _, revision = (str(backbone), "", "") if Path(backbone).is_dir() else str(backbone).partition("@")
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(backbone),
+        "base_model_name_or_path": name,
+        "revision": revision or None,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "target_modules": sorted(modules),
