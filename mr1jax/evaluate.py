@@ -6,7 +6,7 @@ one shape. Tables and files are the business of `report`.
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,17 +21,16 @@ from mr1jax.agents.prompts import DATE_MARK, Language
 from mr1jax.agents.rollout import AnswerTask, replay, respond
 from mr1jax.agents.tasks import answer_tasks, ask_at_end, fill_banks
 from mr1jax.config import GREEDY, Config
+from mr1jax.embeddings import embed_banks, load_encoder
 from mr1jax.memory.bank import init_bank
 from mr1jax.statistics import bootstrap_interval, paired_test
 from mr1jax.structs import NO_SLOT, Array, Conversation, MemoryBank, PyTree
 from mr1jax.text.metrics import bleu1_mem0, exact_match, f1_mem0, token_f1
 from mr1jax.text.parsing import parse_answer
-from mr1jax.text.tokenizer import ByteTable
+from mr1jax.text.tokenizer import TextOf, text_reader
 
 OPERATIONS = ("add", "update", "delete", "noop", "refused")
 METRICS = ("em", "f1", "bleu1")  # those of the paper's tables, as its harness computes them
-
-TextOf = Callable[[np.ndarray, int], str]  # of a row of tokens and its length
 
 _GREEDY_KEY = 0  # greedy decoding draws nothing; the sampler wants a key all the same
 
@@ -127,12 +126,15 @@ def answer_questions(
     """Asks the Answer Agent with these parameters every question whose answer holds when all facts have been said.
 
     banks, conversations: numpy with one leading axis C. chunk: questions at a time; memory on the device grows with it, and with
-    nothing else. Raises ValueError where there is no such question.
+    nothing else. Where retrieval reads embeddings, what the slots hold is embedded here. Raises ValueError where there is no such
+    question.
     """
     asked = ask_at_end(conversations)
     if not asked:
         raise ValueError(f"none of the {len(conversations.fact_length)} conversations has a question that holds at its end")
-    text_of, answers = _reader(language.table), []
+    if config.answerer.retrieval != "lexical":
+        banks = embed_banks(banks, language.table, load_encoder(config.encoder))
+    text_of, answers = text_reader(language.table), []
     for start in tqdm(range(0, len(asked), chunk), desc="answer questions", unit="chunk"):
         part = asked[start : start + chunk]
         tasks = answer_tasks(banks, conversations, part + part[:1] * (chunk - len(part)))
@@ -208,7 +210,7 @@ def _answer(params: PyTree, tasks: AnswerTask, language: Language, config: Confi
 
 def _what_matters(config: Config) -> Config:
     """Keeps what evaluation reads, so that configurations that differ in how they train share a program."""
-    return Config(model=config.model, bank=config.bank, manager=config.manager, answerer=config.answerer)
+    return Config(model=config.model, bank=config.bank, manager=config.manager, answerer=config.answerer, encoder=config.encoder)
 
 
 def _filled_up(rows: np.ndarray, count: int) -> np.ndarray:
@@ -218,16 +220,6 @@ def _filled_up(rows: np.ndarray, count: int) -> np.ndarray:
 
 def _at(tree: PyTree, index: int) -> PyTree:
     return jax.tree.map(lambda x: x[index], tree)
-
-
-def _reader(table: ByteTable) -> TextOf:
-    """Returns what turns a row of tokens and its length into text, without the space that a tokenizer may put first."""
-    offset, data = np.asarray(table.offset), np.asarray(table.data).tobytes()
-
-    def text_of(tokens: np.ndarray, length: int) -> str:
-        return b"".join(data[offset[token] : offset[token + 1]] for token in tokens[:length]).decode(errors="replace").removeprefix(" ")
-
-    return text_of
 
 
 def _read_answer(reply: _Replies, bank: MemoryBank, told: Conversation, conversation: int, number: int, text_of: TextOf) -> Answer:

@@ -3,20 +3,23 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
-import jax
-
-from mr1jax.config import Config, require
+from mr1jax.config import Config, replace, require
 from mr1jax.data.datasets import read_split
 from mr1jax.model.backbones import read_config
-from mr1jax.model.export import export_backbone
-from mr1jax.model.transformer import init_params
-from mr1jax.model.weights import load_params, save_params
-from mr1jax.prepare import load_start, make_tasks
+from mr1jax.model.export import export_adapter, export_backbone
+from mr1jax.model.hub import find_backbone
+from mr1jax.model.huggingface import load_backbone
+from mr1jax.model.lora import BASE, merge_adapter
+from mr1jax.model.weights import save_params
+from mr1jax.prepare import describe_agent, load_agent, load_start, make_tasks
 from mr1jax.report import draw_curves, write_whole
 from mr1jax.sharding import make_mesh
 from mr1jax.text.huggingface_tokenizer import HuggingFaceTokenizer
 from mr1jax.train import train
+
+RUN_CONFIG = "config.json"
 
 
 def run_experiment(config: Config, folder: Path, data_dir: Path = Path("data")) -> None:
@@ -29,28 +32,50 @@ def run_experiment(config: Config, folder: Path, data_dir: Path = Path("data")) 
     records = read_split(config.data, "train", data_dir)[: config.conversations]
     tasks = make_tasks(records, start)
     state, log, _ = train(start.config, start.params, tasks, start.language, folder, description=f"train the {config.agent}")
-    save_params(folder / f"{config.agent}.safetensors", state.params[config.agent], {"agent": config.agent})
-    write_whole(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    about = describe_agent(start.config, config.agent, start.params.get(BASE))
+    save_params(folder / f"{config.agent}.safetensors", state.params[config.agent], about)
+    write_whole(folder / RUN_CONFIG, json.dumps(dataclasses.asdict(replace(config, backbone=start.config.backbone)), indent=2) + "\n")
     draw_curves(folder / "curves.png", {config.agent: [(int(record["step"]), record["reward"]) for record in log]})
     print(f"trained the {config.agent} for {len(log)} steps; reward {log[0]['reward']:.3f} -> {log[-1]['reward']:.3f}; see {folder}")
 
 
-def export_experiment(folder: Path, target: Path, overwrite: bool = False) -> None:
-    """Writes the agent trained in `folder` as a Hugging Face folder like its backbone's.
-
-    Raises ValueError where there is no run, where it started from the tiny model, or where `export_backbone` refuses the target.
-    """
-    settings = folder / "config.json"
-    require(settings.is_file(), f"{folder} is no folder of a run: it has no config.json; train an experiment first")
+def read_run(folder: Path) -> Config:
+    """Reads the configuration that a run was trained with; raises ValueError where there is no run."""
+    path = folder / RUN_CONFIG
+    require(path.is_file(), f"{folder} is no folder of a run: it has no {RUN_CONFIG}; train an experiment first")
+    default = Config()
     try:
-        raw = json.loads(settings.read_text())
-        agent, backbone = raw["agent"], raw["backbone"]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{settings} is no configuration of a run; train the experiment again") from error
+        fields = json.loads(path.read_text()).items()
+        return replace(default, **{name: _section(getattr(default, name), value) for name, value in fields})
+    except (AttributeError, TypeError, ValueError) as error:  # no JSON, or not these fields
+        raise ValueError(f"{path} is no configuration of a run; train the experiment again") from error
+
+
+def _section(default: Any, value: Any) -> Any:
+    """Reads one field of a configuration as JSON gives it back, where a part with fields of its own is a dict and a tuple is a list."""
+    if not isinstance(value, dict):
+        return value
+    return replace(default, **{name: tuple(each) if isinstance(each, list) else each for name, each in value.items()})
+
+
+def export_experiment(folder: Path, target: Path, overwrite: bool = False, adapter: bool = False) -> None:
+    """Writes the agent trained in `folder` as a Hugging Face folder like its backbone's, an adapter merged into its base.
+
+    adapter: write the adapter alone, as PEFT has it. Raises ValueError where there is no run, where it started from the tiny model, where
+    an adapter is wanted of a run that has none, or where the target is refused.
+    """
+    config = read_run(folder)
+    agent, backbone, lora = config.agent, config.backbone, config.lora
     require(bool(backbone), f"{folder} was trained from the tiny model that ships, which has no Hugging Face form; train with --backbone")
-    config = read_config(backbone)
-    tokenizer = HuggingFaceTokenizer(backbone, config.vocab_size)
-    shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    params = load_params(folder / f"{agent}.safetensors", shapes)
-    written = export_backbone(params, config, backbone, target, swap=tokenizer.swap, overwrite=overwrite)
+    require(bool(lora.rank) or not adapter, f"{folder} was trained with lora.rank 0 and has no adapter; export it without --adapter")
+    _, source = find_backbone(backbone)
+    config = replace(config, model=read_config(source))
+    swap = HuggingFaceTokenizer(source, config.model.vocab_size).swap
+    base = load_backbone(source, config.model, dtype=lora.base_dtype, swap=swap) if lora.rank else None
+    params = load_agent(config, agent, folder, base)
+    if adapter:
+        written = export_adapter(params, lora, config.model, backbone, target, overwrite=overwrite)
+    else:
+        params = merge_adapter(base, params, lora) if lora.rank else params
+        written = export_backbone(params, config.model, source, target, swap=swap, overwrite=overwrite)
     print(f"exported the {agent} of {folder} to {target}: {', '.join(written)}")

@@ -73,6 +73,7 @@ def write_locomo_report(
     *,
     facts: str,
     captions: bool,
+    retrieval: str,
     seed: int,
     seconds: float,
     compilations: int,
@@ -80,7 +81,8 @@ def write_locomo_report(
 ) -> None:
     """Writes `report.json` and, for each row, `answers_<row>.jsonl`, one line a question in the order of the file.
 
-    conversations: their ids; facts, captions: which configuration of the data set was read; p_value: of the last row.
+    conversations: their ids; facts, captions: which configuration of the data set was read; retrieval: how memories were found;
+    p_value: of the last row.
     """
     answers = next(iter(rows.values())).answers
     tables = {name: by_category(row) for name, row in rows.items()}
@@ -94,6 +96,7 @@ def write_locomo_report(
         "dataset_sha256": SHA256,
         "facts": facts,
         "captions": captions,
+        "retrieval": retrieval,
         "rows": {name: row_as_json(row) | {"f1_locomo": tables[name]["all"]["f1_locomo"]} for name, row in rows.items()},
         "by_category": tables,
     }

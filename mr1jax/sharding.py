@@ -26,6 +26,7 @@ RULES: dict[str | None, str | None] = {
     "kv_heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
+    "rank": None,
     "layers": None,  # the axis that the layers are scanned over: cutting it would move a layer's weights at every step of the scan
     None: None,
 }

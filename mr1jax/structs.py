@@ -8,6 +8,7 @@ Dimension key. A local array carries its shape as a suffix (`tokens_SW`), a fiel
     K  retrieved memories              E  size of an embedding      D  width of the model
     T  facts of a conversation         Q  questions                 A  bytes of an answer
     N  layers   H  query heads   J  key-value heads   C  size of a head   F  feed-forward width   V  vocabulary
+    Z  rank of an adapter
 
 Nothing here knows what a field means beyond its shape; the rooms that own the meaning import from here.
 """
@@ -135,6 +136,7 @@ class Conversation:
     evidence: bool[Q, T]   which facts a question rests on
     category: int32[Q]     the data set's own number
     asked_after, valid_until: int32[Q]   the answer is this one while asked_after <= facts said < valid_until
+    question_embedding: float32[Q, E]    what dense retrieval compares; None where no encoder is used
     """
 
     fact_tokens: Array
@@ -151,6 +153,7 @@ class Conversation:
     category: Array
     asked_after: Array
     valid_until: Array
+    question_embedding: Array | None = None
 
 
 @struct.dataclass
@@ -170,8 +173,8 @@ class Trajectory:
 class TrainState:
     """All that a run is; nothing static inside, so all of it checkpoints.
 
-    params:    {"manager": tree, "answerer": tree}
-    reference: the trained agent's tree at the start, for the KL term; None where kl_coef is 0
+    params:    {"manager": tree, "answerer": tree}; with LoRA two adapters, whose base is no part of what changes and comes beside it
+    reference: the trained agent's tree at the start, for the KL term; None where kl_coef is 0, and with LoRA, where it is the base
     opt_state: of the trained agent only
     step:      int32[]
     key:       the run's PRNG key; step t uses fold_in(key, t)

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,10 +18,11 @@ from tqdm import tqdm
 from mr1jax import checkpoint
 from mr1jax.agents.prompts import Language
 from mr1jax.agents.tasks import take
-from mr1jax.config import Config
+from mr1jax.config import AGENTS, Config, require
 from mr1jax.data.loader import Loader, make_loader
+from mr1jax.model.lora import BASE
 from mr1jax.model.transformer import logical_axes
-from mr1jax.sharding import make_mesh, state_sharding
+from mr1jax.sharding import make_mesh, param_sharding, state_sharding
 from mr1jax.step import Tasks, compile_train_step, init_state
 from mr1jax.structs import PyTree, TrainState
 
@@ -39,41 +41,44 @@ def train(
 ) -> tuple[TrainState, list[Record], int]:
     """Trains one agent for `config.steps` steps.
 
-    params: {"manager": tree, "answerer": tree}; both are copied, so the caller's stay usable. tasks: numpy, a leading axis of tasks.
+    params: {"manager": tree, "answerer": tree}; both are copied, so the caller's stay usable. With LoRA they are adapters, and "base" is
+    what they are laid over: it is neither copied nor changed. tasks: numpy, a leading axis of tasks.
     folder: where to log and save; None keeps nothing. Returns (state, one record a step, number of compilations).
     """
     mesh = make_mesh(config.mesh)
     # The step donates its state: what the caller gave must be a copy, and so must two agents that start from one tree.
-    own = {agent: jax.tree.map(lambda x: np.array(x), tree) for agent, tree in params.items()}
+    own = {agent: jax.tree.map(lambda x: np.array(x), params[agent]) for agent in AGENTS}
     state = init_state(config, own, jax.random.key(config.seed))
     state = jax.device_put(state, state_sharding(state, logical_axes(own[config.agent]), mesh))
-    step = compile_train_step(config, mesh, state)
+    base = [jax.device_put(params[BASE], param_sharding(params[BASE], logical_axes(params[BASE]), mesh))] if BASE in params else []
+    step = compile_train_step(config, mesh, state, *base)
+    about = checkpoint.describe_run(config) | ({"base": checkpoint.fingerprint(*base)} if base else {})
     num_tasks = len(jax.tree.leaves(tasks)[0])
     loader = make_loader(range(num_tasks), lambda i: take(tasks, i), batch_size=config.prompts_per_step, seed=config.seed)
     records: list[Record] = []
     if folder is not None:
-        state, records = _resume(folder, config, state, loader)
+        state, records = _resume(folder, config, about, state, loader)
     with _log(folder, records) as write:
         for number in tqdm(range(int(state.step), config.steps), desc=description, initial=int(state.step), total=config.steps):
             started = time.monotonic()
-            state, metrics = step(state, next(loader), language)
+            state, metrics = step(state, next(loader), language, *base)
             record = {"step": number + 1} | {name: float(value) for name, value in sorted(metrics.items())}
             _require_finite(record)
             record["seconds"] = time.monotonic() - started
             records.append(record)
             write(record)
             if folder is not None and ((number + 1) % save_every == 0 or number + 1 == config.steps):
-                extra = {"loader": loader.state(), **checkpoint.describe_run(config)}
-                checkpoint.save(folder / "checkpoints", number + 1, state, extra)
+                checkpoint.save(folder / "checkpoints", number + 1, state, {"loader": loader.state(), **about})
     return state, records, step._cache_size()  # type: ignore[attr-defined]
 
 
-def _resume(folder: Path, config: Config, state: TrainState, loader: Loader) -> tuple[TrainState, list[Record]]:
+def _resume(folder: Path, config: Config, about: dict[str, Any], state: TrainState, loader: Loader) -> tuple[TrainState, list[Record]]:
     """Continues from the newest sound checkpoint, if there is one: state, data cursor, and the log up to its step."""
     if not checkpoint.saved_steps(folder / "checkpoints"):
         return state, []
     state, extra, step = checkpoint.restore(folder / "checkpoints", state)
     checkpoint.require_same_config(extra, config)
+    require(extra.get("base") == about.get("base"), f"{folder} was trained on another base than this; resume with the weights it had")
     loader.restore(extra["loader"])
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return state, [record for record in map(json.loads, lines) if record["step"] <= step]

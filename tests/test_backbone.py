@@ -10,12 +10,13 @@ import pytest
 import small_backbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer as FastTokenizer
 
 from mr1jax import prepare, train
 from mr1jax.agents import answerer
 from mr1jax.agents.prompts import ANSWERER_INSTRUCTIONS, MANAGER_INSTRUCTIONS
-from mr1jax.config import AgentConfig, BankConfig, Config, replace
+from mr1jax.config import AgentConfig, BankConfig, Config, LoraConfig, LossConfig, MeshConfig, replace
 from mr1jax.data.memdial.world import conversations
 from mr1jax.model.weights import save_params
 from mr1jax.structs import PAD
@@ -157,18 +158,93 @@ def test_a_sandbox_holds_the_template(tmp_path):
 # Training -----------------------------------------------------------------------------------------------------------------------
 
 
+LORAS = {"full": LoraConfig(), "lora": LoraConfig(rank=8), "lora on a bfloat16 base": LoraConfig(rank=8, base_dtype="bfloat16")}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("lora", LORAS)
 @pytest.mark.parametrize("agent", ["answerer", "manager"])
-def test_a_backbone_trains(folder, tmp_path, agent):
+def test_a_backbone_trains(folder, tmp_path, agent, lora):
     """Oracle: the ratio of sampler and trainer is 1, only the trained agent changes, and what was saved comes back."""
-    start = prepare.load_start(config_of(folder, agent))
+    config = replace(config_of(folder, agent), lora=LORAS[lora], loss=LossConfig(entropy_coef=0.1))  # random weights earn nothing
+    start = prepare.load_start(config)
+    before = jax.tree.map(np.array, start.params)
     tasks = prepare.make_tasks(list(conversations("train", 0, 2)), start)
     state, log, compiled = train.train(start.config, start.params, tasks, start.language)
     assert compiled == 1
     assert all(record["ratio_gap"] < 1e-4 for record in log)
     other = {"answerer": "manager", "manager": "answerer"}[agent]
-    jax.tree.map(np.testing.assert_array_equal, state.params[other], start.params[other])
-    save_params(tmp_path / f"{agent}.safetensors", state.params[agent], {"agent": agent})
+    jax.tree.map(np.testing.assert_array_equal, start.params, before)
+    jax.tree.map(np.testing.assert_array_equal, state.params[other], before[other])
+    moved = [np.any(new != old) for new, old in zip(*map(jax.tree.leaves, (state.params[agent], before[agent])), strict=True)]
+    assert sum(moved) >= len(moved) - 1  # but for the value head, which is of PPO
+    base = start.params.get("base")
+    save_params(tmp_path / f"{agent}.safetensors", state.params[agent], prepare.describe_agent(start.config, agent, base))
     again = prepare.load_start(replace(start.config, **{f"{agent}_from": str(tmp_path)}))
     jax.tree.map(np.testing.assert_array_equal, again.params[agent], jax.device_get(state.params[agent]))
     assert dataclasses.asdict(again.config.model) == dataclasses.asdict(start.config.model)
+
+
+# Adapters of another run ----------------------------------------------------------------------------------------------------------
+
+RANK_4 = LoraConfig(rank=4, targets=("query", "value"))
+MISFITS = {
+    "rank": (replace(RANK_4, rank=2), r"an adapter with rank 4, and this run has rank 2; set --lora.rank 4, or name another run"),
+    "alpha": (replace(RANK_4, alpha=8.0), r"with alpha 16.0, and this run has alpha 8.0; set --lora.alpha 16.0"),
+    "targets": (replace(RANK_4, targets=("query", "key")), r"with targets query value, and this run has targets query key; set"),
+    "full": (LoraConfig(), r"holds an adapter, and this run has all parameters; set --lora.rank 4, or name another run"),
+}
+
+
+@pytest.fixture(scope="module")
+def adapter_run(folder, tmp_path_factory):
+    """The folder of a run whose Answer Agent is an adapter of numbers drawn at random."""
+    start, run = prepare.load_start(replace(config_of(folder), lora=RANK_4)), tmp_path_factory.mktemp("run")
+    noise = np.random.default_rng(0)
+    adapter = jax.tree.map(lambda x: noise.standard_normal(x.shape).astype(np.float32), start.params["answerer"])
+    save_params(run / "answerer.safetensors", adapter, prepare.describe_agent(start.config, "answerer", start.params["base"]))
+    return run, adapter
+
+
+def test_an_adapter_of_another_run_is_laid_over_the_same_base(folder, adapter_run):
+    """Oracle: what was saved, also onto a base kept in bfloat16 and with the targets in another order; the other agent's is fresh."""
+    run, adapter = adapter_run
+    lora = replace(RANK_4, base_dtype="bfloat16", targets=("value", "query"))
+    start = prepare.load_start(replace(config_of(folder), lora=lora, answerer_from=str(run)))
+    jax.tree.map(np.testing.assert_array_equal, start.params["answerer"], adapter)
+    assert not np.any(start.params["manager"]["layers"]["query_lora_b"])
+    assert start.params["base"]["embedding"].dtype == jnp.bfloat16
+
+
+def test_a_base_is_read_to_where_the_step_wants_it(folder):
+    """Oracle: by hand: of a gate matrix [N, D, F] on fsdp 2 and tensor 2, a device holds a quarter."""
+    start = prepare.load_start(replace(config_of(folder), lora=RANK_4, mesh=MeshConfig(fsdp=2, tensor=2)))
+    gate = start.params["base"]["layers"]["gate"]
+    assert {shard.data.size for shard in gate.addressable_shards} == {gate.size // 4}
+
+
+@pytest.mark.parametrize("what", MISFITS)
+def test_an_adapter_that_does_not_fit_is_refused(folder, adapter_run, what):
+    """Oracle: the sentence, with both values and what to do."""
+    lora, sentence = MISFITS[what]
+    with pytest.raises(ValueError, match=sentence):
+        prepare.load_start(replace(config_of(folder), lora=lora, answerer_from=str(adapter_run[0])))
+
+
+def test_an_adapter_on_another_base_is_refused(adapter_run, folder, tmp_path):
+    """Oracle: the sentence, for a model of the same shapes of which one number differs; and for all parameters in place of an adapter."""
+    other = small_backbone.make_folder(tmp_path / "other")
+    shard = next(other.glob("*.safetensors"))
+    tensors = load_file(shard)
+    name = next(name for name in tensors if name.endswith("o_proj.weight"))
+    save_file(tensors | {name: tensors[name] + np.float32(1) * (np.arange(tensors[name].size) == 3).reshape(tensors[name].shape)}, shard)
+    config = replace(config_of(folder), lora=RANK_4, answerer_from=str(adapter_run[0]))
+    prepare.load_start(config)
+    with pytest.raises(
+        ValueError, match=r"with base \w{16}, and this run has base \w{16}; use the backbone of that run, or name another run"
+    ):
+        prepare.load_start(replace(config, backbone=str(other)))
+    whole = prepare.load_start(config_of(folder))
+    save_params(tmp_path / "answerer.safetensors", whole.params["answerer"], {"agent": "answerer"})
+    with pytest.raises(ValueError, match=r"holds all parameters, and this run has an adapter; set --lora.rank 0, or name another run"):
+        prepare.load_start(replace(config, answerer_from=str(tmp_path)))

@@ -61,12 +61,21 @@ def test_trained_agents_come_from_the_run_and_its_partner(tmp_path, start):
     for folder, agent, params in [(run, "answerer", mine), (partner, "answerer", other), (partner, "manager", other)]:
         folder.mkdir(exist_ok=True)
         save_params(folder / f"{agent}.safetensors", params, {"agent": agent})
-    config = replace(start.config, manager_from="", answerer_from="")
-    alone = benchmark.load_trained(config, [run, tmp_path / "absent"])
+    alone = benchmark.load_trained(start, [run, tmp_path / "absent"])
     assert list(alone) == ["answerer"]
     jax.tree.map(np.testing.assert_array_equal, alone["answerer"], mine)
-    pair = benchmark.load_trained(config, [run, partner])
+    pair = benchmark.load_trained(start, [run, partner])
     jax.tree.map(np.testing.assert_array_equal, pair, {"manager": other, "answerer": mine})
+
+
+def test_a_backbone_keeps_its_budgets_on_locomo():
+    """Oracle: by hand: 30 + 30 memories for both; lengths of prompt and response are the run's where its tokenizer is."""
+    answerer = replace(Config().answerer, prompt_length=900, response_length=50)
+    tiny, own = (benchmark.for_locomo(Config(backbone=backbone, answerer=answerer)) for backbone in ("", "folder"))
+    assert (tiny.answerer.prompt_length, own.answerer.prompt_length) == (112, 900)
+    assert tiny.answerer.num_shown == own.answerer.num_shown == 60
+    assert own.answerer.response_length == 50
+    assert tiny.bank == own.bank
 
 
 def test_a_run_that_trained_nothing_is_one_sentence(tmp_path):

@@ -200,6 +200,19 @@ def test_keeping_none_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_are_known_again():
+    """Oracle: by hand. The same for numbers in float32, for what bfloat16 leaves of them, and on one device or eight; another for any
+    other number, name or shape."""
+    tree = {"a": jnp.arange(-20, 20, dtype=jnp.float32).reshape(8, 5) / 7, "b": {"c": jnp.ones(3)}}
+    known = checkpoint.fingerprint(tree)
+    assert len(known) == 16
+    assert checkpoint.fingerprint(jax.tree.map(lambda x: np.asarray(x.astype(jnp.bfloat16)), tree)) == known
+    layout = sharding.batch_sharding(sharding.make_mesh(MeshConfig(data=8)))
+    assert checkpoint.fingerprint(tree | {"a": jax.device_put(tree["a"], layout)}) == known
+    others = [tree | {"a": tree["a"].at[3, 2].add(1)}, tree | {"a": tree["a"].reshape(5, 8)}, {"a": tree["a"], "b": {"d": jnp.ones(3)}}]
+    assert len({known, *map(checkpoint.fingerprint, others)}) == 4
+
+
 def test_a_run_resumes_only_as_itself():
     """Oracle: which fields were changed. A longer run on other devices is the same run; another loss or model is not, and is named."""
     config = Config()

@@ -34,10 +34,15 @@ BAD = {
     "batch": (["train", "grpo_answer", "--mesh.data", "7"], r".* Config.prompts_per_step is 24, which the 7 devices .* divide; use 21; .*"),
     "no number": (["train", "grpo_answer", "--steps", "x"], r"Error parsing --steps: invalid literal .* 'x'; .*"),
     "no field": (["train", "grpo_answer", "--learning-rat", "1"], r"Unrecognized options: --learning-rat, 1; Perhaps .*learning-rate .*"),
+    "rank": (["train", "grpo_answer", "--lora.rank", "-1"], r".* LoraConfig.rank is -1; it must be from 0 to 100000.*"),
+    "no projection": (["train", "grpo_answer", "--lora.targets", "q_proj"], r"invalid choice 'q_proj' .*--lora.targets.*"),
+    "name alone": (["info", "qwen3-8b"], r"qwen3-8b is Qwen/Qwen3-8B at Hugging Face, whose sizes .*; download it and name the folder"),
+    "no folder": (["info", "gone"], r"gone has no config.json; give a folder as Hugging Face has it"),
     "no agent": (["train", "grpo_answer", "--agent", "reader"], r"invalid choice 'reader' for argument '--agent'. Expected .*"),
     "no command": (["trian"], r".*trian.*"),
     "no data set": (["eval", "grpo_answer", "--data", "squad"], r".*'squad'.*"),
     "devices": (["train", "grpo_answer", "--mesh.data", "12"], r"MeshConfig asks for 12 devices .*, but there are 8; lower .*"),
+    "no backbone": (["train", "grpo_answer", "--backbone", "no/such/folder"], "there is no folder no/such/folder; give a folder, an id .*"),
     "no weights": (["train", "grpo_answer", "--manager-from", "gone"], r"there are no weights at gone/manager.safetensors; train .*"),
 }
 

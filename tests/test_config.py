@@ -5,7 +5,18 @@ import dataclasses
 import pytest
 
 from mr1jax import config
-from mr1jax.config import AgentConfig, BankConfig, Config, LossConfig, MeshConfig, ModelConfig, OptimizerConfig, SamplingConfig, replace
+from mr1jax.config import (
+    AgentConfig,
+    BankConfig,
+    Config,
+    LoraConfig,
+    LossConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    replace,
+)
 
 NAN = float("nan")
 COUNT = (0, -1)  # what no number of things can be
@@ -28,8 +39,14 @@ OUT_OF_RANGE = {
         "rope_original_length": COUNT,
         "dtype": ("float16",),
     },
+    LoraConfig: {
+        "rank": (-1, 100_001, NAN),
+        "alpha": (0.0, -1.0, NAN),
+        "targets": ((), ("query", "query"), ("q_proj",)),
+        "base_dtype": ("float16",),
+    },
     BankConfig: {"num_slots": COUNT, "slot_width": COUNT, "num_terms": COUNT, "when_full": ("grow",)},
-    AgentConfig: {"num_retrieved": COUNT, "prompt_length": COUNT, "response_length": COUNT},
+    AgentConfig: {"num_retrieved": COUNT, "prompt_length": COUNT, "response_length": COUNT, "retrieval": ("semantic",)},
     SamplingConfig: {"temperature": (-0.1, 101.0, NAN), "top_k": (-1, 1_000_001), "top_p": (0.0, 1.1, NAN)},
     LossConfig: {
         "algorithm": ("reinforce",),
@@ -109,6 +126,8 @@ def test_defaults_construct_hash_and_stay(cls):
             {"loss": LossConfig(num_minibatches=3)},
             "Config.prompts_per_step is 16, which loss.num_minibatches 3 times 1 devices does not divide",
         ),
+        ({"answerer": AgentConfig(3, 64, 8, retrieval="hybrid")}, "answerer.retrieval is 'hybrid', which needs .* Config.encoder"),
+        ({"manager": AgentConfig(3, 64, 8, retrieval="dense"), "encoder": "x"}, "manager.retrieval is 'dense'; .* use 'lexical'"),
         ({"group_size": 1}, "Config.group_size is 1; GRPO compares"),
         ({"sampling": SamplingConfig(temperature=0.0)}, "Config.sampling has temperature 0.0"),
         ({"sampling": SamplingConfig(top_k=5)}, "top_k 0"),

@@ -1,5 +1,6 @@
 """A trained agent as a Hugging Face folder: what was read and written again is what was read, and nothing in the target is lost."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,11 +10,14 @@ from safetensors.numpy import load_file
 from small_backbone import make_folder
 from test_huggingface import FAMILIES, random_checkpoint, write_folder
 
-from mr1jax.experiment import export_experiment
+from mr1jax.config import Config, LoraConfig, replace
+from mr1jax.experiment import export_experiment, read_run
 from mr1jax.model.backbones import read_config
-from mr1jax.model.export import export_backbone
+from mr1jax.model.export import export_adapter, export_backbone
 from mr1jax.model.huggingface import load_backbone
+from mr1jax.model.lora import init_adapter
 from mr1jax.model.weights import save_params
+from mr1jax.prepare import describe_agent
 
 
 def tensors_of(folder):
@@ -140,3 +144,118 @@ def test_runs_that_cannot_be_exported(files, says, tmp_path):
     with pytest.raises(ValueError, match=says):
         export_experiment(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# Adapters -------------------------------------------------------------------------------------------------------------------------
+
+LORA = LoraConfig(rank=3, alpha=4.5, targets=("query", "value", "output", "down"))
+MODULES = {"query": "self_attn.q_proj", "value": "self_attn.v_proj", "output": "self_attn.o_proj", "down": "mlp.down_proj"}
+
+
+def random_adapter(base, lora=LORA):
+    rng = np.random.default_rng(7)
+    shapes = jax.eval_shape(lambda: init_adapter(lora, base, jax.random.key(0)))
+    return jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes)
+
+
+def lora_run(tmp_path, lora=LORA):
+    """(backbone, run): the folder of a small model, and that of a run that trained an adapter on it."""
+    source, run = make_folder(tmp_path / "published"), tmp_path / "run"
+    config = Config(backbone=str(source), lora=lora, model=read_config(source))
+    base = load_backbone(source, config.model, dtype=lora.base_dtype, swap=swap_of(source))
+    run.mkdir()
+    save_params(run / "answerer.safetensors", random_adapter(base, lora), describe_agent(config, "answerer", base))
+    (run / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    return source, run
+
+
+def swap_of(source):
+    """<|endoftext|>, the padding, changes places with token 0."""
+    return 0, json.loads((source / "tokenizer.json").read_text())["added_tokens"][1]["id"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adapter_folder_is_as_peft_writes_them(family, tmp_path):
+    """Oracle: by hand: PEFT's names and, from each layer's factors, lora_B lora_A = (A B) transposed in numpy, [out, in]."""
+    raw = FAMILIES[family]
+    source = write_folder(tmp_path / "published", raw, random_checkpoint(raw))
+    config, published = read_config(source), random_checkpoint(raw)
+    adapter = random_adapter(load_backbone(source, config))
+    files = export_adapter(adapter, LORA, config, source, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files == ["adapter_config.json", "adapter_model.safetensors"]
+    written = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    for n in range(config.num_layers):
+        for ours, module in MODULES.items():
+            a, b = (written.pop(f"base_model.model.model.layers.{n}.{module}.lora_{x}.weight") for x in "AB")
+            assert (b @ a).shape == published[f"model.layers.{n}.{module}.weight"].shape
+            product = {"output": "hcz,zd->dhc", "down": "fz,zd->df"}.get(ours, "dz,zhc->hcd")
+            expected = np.einsum(product, *(adapter["layers"][f"{ours}_lora_{x}"][n] for x in "ab"))
+            np.testing.assert_allclose(b @ a, expected.reshape((b @ a).shape), rtol=1e-5, atol=1e-5)
+    assert not written
+    settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"], settings["peft_type"]) == (3, 4.5, "LORA")
+    assert settings["target_modules"] == ["down_proj", "o_proj", "q_proj", "v_proj"]
+    assert (settings["base_model_name_or_path"], settings["revision"]) == (str(source), None)
+    export_adapter(adapter, LORA, config, "owner/model@0123abc", tmp_path / "out", overwrite=True)
+    settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("owner/model", "0123abc")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_with_an_adapter_is_exported_merged_and_alone(dtype, tmp_path):
+    """Oracle: the published weights plus alpha / rank times the adapter's product, in numpy; what has no adapter, and both tokens that had
+    changed places, bit for bit."""
+    source, run = lora_run(tmp_path, replace(LORA, base_dtype=dtype))
+    export_experiment(run, tmp_path / "merged")
+    export_experiment(run, tmp_path / "alone", adapter=True)
+    published, merged = tensors_of(source), tensors_of(tmp_path / "merged")
+    alone = load_file(tmp_path / "alone" / "adapter_model.safetensors")
+    assert merged.keys() == published.keys()
+    for name, array in published.items():
+        expected = array.astype(dtype)
+        module = f"base_model.model.{name.removesuffix('.weight')}.lora"
+        if f"{module}_A.weight" in alone:
+            added = 4.5 / 3 * alone[f"{module}_B.weight"] @ alone[f"{module}_A.weight"]
+            expected = (expected.astype(np.float32) + added).astype(dtype)
+            near = {"float32": 1e-5, "bfloat16": 2**-7}[dtype]
+            np.testing.assert_allclose(merged[name].astype(np.float32), expected.astype(np.float32), rtol=near, atol=near)
+        else:
+            assert merged[name].tobytes() == expected.tobytes(), name
+    assert (tmp_path / "merged" / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+
+
+def test_adapter_exports_that_are_refused(tmp_path):
+    """Oracle: the sentence, and the bytes of every file there was."""
+    source, run = lora_run(tmp_path)
+    export_experiment(run, tmp_path / "merged")
+    export_experiment(run, tmp_path / "alone", adapter=True)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"alone is not empty; name a new folder, or set --overwrite"):
+        export_experiment(run, tmp_path / "alone", adapter=True)
+    with pytest.raises(ValueError, match=r"merged holds model.safetensors of another export"):
+        export_experiment(run, tmp_path / "merged", adapter=True, overwrite=True)
+    with pytest.raises(ValueError, match=r"alone holds adapter_config.json of another export"):
+        export_experiment(run, tmp_path / "alone", overwrite=True)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / "config.json").write_text(json.dumps({"agent": "answerer", "backbone": str(source)}))
+    with pytest.raises(ValueError, match=r"whole was trained with lora.rank 0 and has no adapter; export it without --adapter"):
+        export_experiment(whole, tmp_path / "out", adapter=True)
+    (whole / "config.json").unlink()
+    whole.rmdir()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    export_experiment(run, tmp_path / "alone", adapter=True, overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_the_configuration_of_a_run_comes_back(tmp_path):
+    """Oracle: what was written, fields that are tuples or configurations of their own included; what is not there has its default."""
+    config = Config(steps=7, agent="manager", lora=LORA, manager_from="somewhere", bank=replace(Config().bank, num_slots=5))
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    assert read_run(tmp_path) == config
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 7}))
+    assert read_run(tmp_path) == Config(steps=7)
+    for text in ("[]", '{"stepps": 7}', '{"steps": 0}', '{"lora": {"rang": 1}}'):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"config.json is no configuration of a run; train the experiment again"):
+            read_run(tmp_path)

@@ -17,7 +17,7 @@ FLOORS = (
     ("data", "rl"),
     ("agents",),
     ("step",),
-    ("train", "evaluate", "report", "locomo_report", "prepare", "experiment", "benchmark", "lesson_arrays", "warm_start", "demo"),
+    tuple("train evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start demo".split()),
     ("cli",),
     ("__main__",),
 )

@@ -1,12 +1,19 @@
 """What a run starts from and trains on, with the files that ship, against the conversations themselves."""
 
+import shutil
+
+import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
 from mr1jax import prepare
 from mr1jax.agents.tasks import take
-from mr1jax.config import AgentConfig, Config, replace
+from mr1jax.config import AgentConfig, Config, LoraConfig, ModelConfig, replace
 from mr1jax.data.memdial.world import conversations
+from mr1jax.model.transformer import init_params
+from mr1jax.model.weights import save_params
+from mr1jax.text.tokenizer import SentencePieceTokenizer
 
 RECORDS = list(conversations("train", 3, 4))
 
@@ -39,6 +46,23 @@ def test_the_manager_meets_full_banks(start):
     assert np.all(tasks.asked.sum(axis=1) >= 1)
     for row, length in zip(tasks.fact.tokens, tasks.fact.length, strict=True):
         assert start.tokenizer.decode(row[:length].tolist()) in texts
+
+
+def test_both_agents_are_adapters_on_the_tiny_model(tmp_path):
+    """Oracle: the file that ships in place of the tiny model, rounded to bfloat16 by numpy; adapters that add nothing yet and differ."""
+    shutil.copy(prepare.ASSETS / "tokenizer.model", tmp_path)
+    model = ModelConfig(d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=8)
+    vocab_size = SentencePieceTokenizer(tmp_path / "tokenizer.model").vocab_size
+    params = jax.device_get(init_params(replace(model, vocab_size=vocab_size), jax.random.key(0)))
+    save_params(tmp_path / "warm_start.safetensors", params)
+    config = Config(model=model, lora=LoraConfig(rank=2, targets=("up",), base_dtype="bfloat16"))
+    start = prepare.load_start(config, tmp_path)
+    expected = jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16), params)
+    jax.tree.map(np.testing.assert_array_equal, start.params["base"], expected)
+    mine, other = (start.params[agent]["layers"] for agent in ("manager", "answerer"))
+    assert mine.keys() == {"up_lora_a", "up_lora_b"}
+    assert not np.any(mine["up_lora_b"])
+    assert not np.array_equal(mine["up_lora_a"], other["up_lora_a"])
 
 
 def test_what_cannot_start_is_one_sentence(tmp_path, start):

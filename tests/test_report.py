@@ -220,6 +220,7 @@ def test_locomo_files_hold_every_question(tmp_path):
         ("conv-41", "conv-42"),
         facts="observations",
         captions=True,
+        retrieval="hybrid",
         seed=3,
         seconds=9.0,
         compilations=2,
@@ -238,11 +239,14 @@ def test_locomo_files_hold_every_question(tmp_path):
     assert set(written["rows"]) == set(written["by_category"]) == set(rows)
     assert written["by_category"]["trained"]["1"]["f1"] == 100
     assert written["rows"]["trained"]["f1_locomo"] == pytest.approx(600 / 7)
-    assert {name: written[name] for name in ("questions", "duplicates", "facts", "captions", "seed", "compilations", "p_value")} == {
+    assert {
+        name: written[name] for name in ("questions", "duplicates", "facts", "captions", "retrieval", "seed", "compilations", "p_value")
+    } == {
         "questions": 7,
         "duplicates": 1,
         "facts": "observations",
         "captions": True,
+        "retrieval": "hybrid",
         "seed": 3,
         "compilations": 2,
         "p_value": 0.5,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from reference_bank import EMBEDDING_SIZE, NUM_SLOTS, NUM_TERMS, WIDTH, with_junk
 
-from mr1jax.memory.retrieval import bm25, cosine, gather, gather_times, in_order_written, retrieve, retrieve_per_speaker
+from mr1jax.memory.retrieval import bm25, cosine, fuse, gather, gather_times, in_order_written, relevance, retrieve, retrieve_per_speaker
 from mr1jax.structs import NEVER, NO_SLOT, NO_TERM, PAD, MemoryBank, Retrieval
 
 NUM = 4  # more than some of the random banks hold, and of one speaker more than most do
@@ -51,6 +51,7 @@ def read(bank, query_X, query_E):
         retrieve(lexical_S, bank.occupied, NUM, bank.written),
         retrieve(cosine(bank.embedding, query_E), bank.occupied, NUM),
         retrieve_per_speaker(lexical_S, bank, NUM),
+        retrieve(relevance(bank, query_X, query_E, "hybrid"), bank.occupied, NUM, bank.written),
     ]
     shown = [in_order_written(bank, retrieval) for retrieval in found]
     return lexical_S, found, shown, [(gather(bank, retrieval), gather_times(bank, retrieval)) for retrieval in found]
@@ -122,6 +123,50 @@ def test_cosine():
     embedding = jnp.array([[3.0, 0.0], [0.0, 2.0], [-1.0, 0.0], [0.5, 0.5], [0.0, 0.0]])
     np.testing.assert_allclose(cosine(embedding, jnp.array([2.0, 0.0])), [1, 0, -1, math.sqrt(0.5), 0], atol=1e-6)
     np.testing.assert_array_equal(cosine(embedding, jnp.zeros(2)), jnp.zeros(5))
+
+
+def plain_fusion(ways):
+    """Adds 1 / (60 + rank) over dictionaries {slot: score}; a rank is one more than how many are better."""
+    slots = set().union(*ways)
+    ranks = [{slot: 1 + sum(other > way[slot] for other in way.values()) for slot in way} for way in ways]
+    return {slot: sum(1 / (60 + rank[slot]) for rank in ranks if slot in rank) for slot in slots}
+
+
+def test_fusion_is_the_formula():
+    """Oracle: `plain_fusion`, on 50 random pairs of scores of which many are equal, and slots that one way or both do not list."""
+    rng = np.random.default_rng(9)
+    for _ in range(50):
+        score_NS, listed_NS = rng.integers(-3, 4, (2, 9)).astype(np.float32), rng.random((2, 9)) < rng.choice([0.2, 0.8])
+        ways = [dict(zip(np.flatnonzero(row), score[row].tolist(), strict=True)) for row, score in zip(listed_NS, score_NS, strict=True)]
+        expected = plain_fusion(ways)
+        got = fuse(jnp.asarray(score_NS), jnp.asarray(listed_NS))
+        np.testing.assert_allclose(got, [expected.get(slot, 0.0) for slot in range(9)], rtol=1e-6)
+
+
+def test_fusion_by_hand():
+    """Oracle: arithmetic. The second slot is first by words and second by meaning, the third not found by words, and first by meaning."""
+    score = fuse(jnp.array([[1.0, 5.0, 0.0], [0.1, 0.5, 0.9]]), jnp.array([[True, True, False], [True] * 3]))
+    np.testing.assert_allclose(score, [1 / 62 + 1 / 63, 1 / 61 + 1 / 62, 1 / 61], rtol=1e-6)
+
+
+def test_relevance_is_what_it_is_called():
+    """Oracle: `plain_bm25`, numpy's cosine and `plain_fusion` of both, where a memory without a word of the query is not found by words."""
+    rng = np.random.default_rng(10)
+    for _ in range(20):
+        bank, query_X, query_E = random_bank(rng), random_query(rng), jnp.asarray(rng.normal(size=EMBEDDING_SIZE), jnp.float32)
+        there = occupied_slots(bank)
+        memories = {slot: [word for word in bank.terms[slot].tolist() if word != NO_TERM] for slot in there}
+        words = plain_bm25(memories, [word for word in query_X.tolist() if word != NO_TERM])
+        vectors = np.asarray(bank.embedding)
+        meaning = {s: vectors[s] @ query_E / np.linalg.norm(vectors[s]) / np.linalg.norm(query_E) for s in there}
+        expected = {"lexical": words, "dense": meaning, "hybrid": plain_fusion([{s: x for s, x in words.items() if x > 0}, meaning])}
+        for kind, scores in expected.items():
+            got = relevance(bank, query_X, query_E, kind)
+            np.testing.assert_allclose([got[slot] for slot in there], [scores[slot] for slot in there], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="^dense retrieval reads embeddings, and the bank or the query has none; use lexical retrieval$"):
+        relevance(bank, query_X, None, "dense")
+    with pytest.raises(ValueError, match="^hybrid retrieval reads"):
+        relevance(bank.replace(embedding=None), query_X, query_E, "hybrid")
 
 
 @pytest.mark.parametrize("num", [1, NUM, NUM_SLOTS + 2])

@@ -117,12 +117,16 @@ def answer_tasks():
 
 @functools.cache
 def manager_tasks():
+    return tasks_that_pay(start_params(MANAGER)["answerer"])
+
+
+def tasks_that_pay(answerer):
     """Tasks whose gold answers are what the Answer Agent says while the bank is as it was: what changes it may cost them."""
     rng = np.random.default_rng(1)
     memories, facts = [tiny.random_memories(rng) for _ in range(P)], [tiny.random_said(rng) for _ in range(P)]
     tasks = tiny.manager_tasks(memories, facts, [[(tiny.random_question(rng), "")] * 2 for _ in range(P)])
     asked = AnswerTask(tasks.bank, tiny.at(tasks.questions, slice(None), 0), tasks.dates)
-    said = jax.device_get(reads_greedily()(start_params(MANAGER)["answerer"], asked))
+    said = jax.device_get(reads_greedily()(answerer, asked))
     texts = [TOKENIZER.decode(tokens[:length]) for tokens, length in zip(said.tokens, said.length, strict=True)]
     question = with_golds(asked.question, texts)
     return tasks.replace(questions=jax.tree.map(lambda x: np.stack([x, x], axis=1), question))

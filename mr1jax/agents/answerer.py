@@ -1,6 +1,6 @@
 """The Answer Agent: what it sees of a bank when a question comes, and what its response is worth.
 
-It sees the question and the memories that share words with it, numbered, in the order they were written. It first quotes the memories
+It sees the question and the memories that fit it, numbered, in the order they were written. It first quotes the memories
 it relies on, then writes `**Answer:** text` (Memory-R1, arXiv 2508.19828, section 3.2). Functions are for one bank; `vmap` them.
 """
 
@@ -10,7 +10,7 @@ from flax import struct
 from mr1jax.agents.manager import text_terms
 from mr1jax.agents.prompts import Dates, Language, pack_prompt
 from mr1jax.config import AgentConfig
-from mr1jax.memory.retrieval import bm25, in_order_written, retrieve, retrieve_per_speaker
+from mr1jax.memory.retrieval import in_order_written, relevance, retrieve, retrieve_per_speaker
 from mr1jax.structs import Array, MemoryBank, Retrieval
 from mr1jax.text.detokenize import token_bytes
 from mr1jax.text.packing import Segment
@@ -20,12 +20,16 @@ from mr1jax.text.scoring import exact_match
 
 @struct.dataclass
 class AskedQuestion:
-    """A question and its gold answer. tokens: int32[U], length: int32[]; answer: uint8[A] in UTF-8, answer_length: int32[]."""
+    """A question and its gold answer.
+
+    tokens: int32[U], length: int32[]; answer: uint8[A] in UTF-8, answer_length: int32[]; embedding: float32[E] where retrieval reads it.
+    """
 
     tokens: Array
     length: Array
     answer: Array
     answer_length: Array
+    embedding: Array | None = None
 
 
 @struct.dataclass
@@ -38,12 +42,12 @@ class AnswerView:
 
 
 def observe(bank: MemoryBank, question: AskedQuestion, dates: Dates, language: Language, config: AgentConfig) -> AnswerView:
-    """Retrieves the memories that share words with the question and packs the prompt.
+    """Retrieves the memories that fit the question, by `config.retrieval`, and packs the prompt.
 
     Oldest first: the last of several that say different things is the one that holds, and the agent need not compare dates to see it.
     """
     query_terms_M = text_terms(language.table, question.tokens, question.length, bank.terms.shape[1])
-    score_S = bm25(bank.terms, bank.occupied, query_terms_M)
+    score_S = relevance(bank, query_terms_M, question.embedding, config.retrieval)
     if config.per_speaker:
         found = retrieve_per_speaker(score_S, bank, config.num_retrieved)
     else:

@@ -15,12 +15,13 @@ from mr1jax.agents.manager import NewFact
 from mr1jax.agents.prompts import Dates, Language
 from mr1jax.config import GREEDY, AgentConfig, Config, SamplingConfig, replace
 from mr1jax.memory.bank import apply_operations, fill, init_bank
+from mr1jax.model.lora import agent_params
 from mr1jax.rl.masked import masked_mean
 from mr1jax.rl.sampling import generate
 from mr1jax.structs import Array, Conversation, Generation, MemoryBank, OperationKind, OperationStatus, PyTree, Trajectory
 from mr1jax.text.grammar import Grammar
 
-Params = dict[str, PyTree]  # {"manager": tree, "answerer": tree}
+Params = dict[str, PyTree]  # {"manager": tree, "answerer": tree}, or with LoRA {"base": tree} and an adapter of each
 Metrics = dict[str, Array]
 
 
@@ -140,7 +141,8 @@ def count_operations(kind: Array, status: Array) -> Metrics:
 
 def answer_rollout(params: Params, tasks: AnswerTask, key: Array, language: Language, config: Config) -> tuple[Trajectory, Metrics]:
     """One training rollout of the Answer Agent: P questions, G answers each, reward 1 for an exact match (eq. 4 of the paper)."""
-    return answer(params["answerer"], tasks, key, language, config, group_size=config.group_size, sampling=config.sampling)
+    own = agent_params(params, "answerer", config.lora)
+    return answer(own, tasks, key, language, config, group_size=config.group_size, sampling=config.sampling)
 
 
 def manager_rollout(params: Params, tasks: ManagerTask, key: Array, language: Language, config: Config) -> tuple[Trajectory, Metrics]:
@@ -151,9 +153,15 @@ def manager_rollout(params: Params, tasks: ManagerTask, key: Array, language: La
     """
     manager_key, answer_key = jax.random.split(key)
     trajectory, bank_PG, counts_PG = manage(
-        params["manager"], tasks, manager_key, language, config, group_size=config.group_size, sampling=config.sampling
+        agent_params(params, "manager", config.lora),
+        tasks,
+        manager_key,
+        language,
+        config,
+        group_size=config.group_size,
+        sampling=config.sampling,
     )
-    reward_PG = ask(params["answerer"], bank_PG, tasks, answer_key, language, config)
+    reward_PG = ask(agent_params(params, "answerer", config.lora), bank_PG, tasks, answer_key, language, config)
     # A share for the log, whatever the batch: how often each kind is chosen.
     shares = {f"share_{name}": jnp.mean(count_PG) for name, count_PG in counts_PG.items()}
     shares |= {

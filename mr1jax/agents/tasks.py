@@ -95,6 +95,7 @@ def _questions(conversations: Conversation, of: np.ndarray, which: np.ndarray) -
         length=conversations.question_length[of, which],
         answer=conversations.answer_bytes[of, which],
         answer_length=conversations.answer_length[of, which],
+        embedding=None if conversations.question_embedding is None else conversations.question_embedding[of, which],
     )
 
 

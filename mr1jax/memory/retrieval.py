@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mr1jax.config import RetrievalKind
 from mr1jax.structs import NEVER, NO_SLOT, NO_TERM, PAD, Array, MemoryBank, Retrieval
 
 NUM_SPEAKERS = 2  # a conversation is between speaker 0 and speaker 1
 _BM25_K1 = 1.2  # how soon a repeated word stops counting
 _BM25_B = 0.75  # how much a long memory pays for its length
+_RRF_K = 60.0  # how little the very first places count more than the next
 
 
 def bm25(terms_SM: Array, occupied_S: Array, query_terms_X: Array) -> Array:
@@ -48,6 +50,37 @@ def cosine(embedding_SE: Array, query_E: Array) -> Array:
     dot_S = jnp.matmul(embedding_SE, query_E, precision=lax.Precision.HIGHEST)
     norm_S = jnp.linalg.norm(embedding_SE, axis=1) * jnp.linalg.norm(query_E)
     return jnp.where(norm_S > 0, dot_S / jnp.where(norm_S > 0, norm_S, 1.0), 0.0)
+
+
+def fuse(score_NS: Array, listed_NS: Array) -> Array:
+    """Fuses N ways to score the same slots by their ranks alone, so that no scale of scores has to be known: float32[S].
+
+        score(s) = sum over ways n that list s of 1 / (60 + rank_n(s))
+
+    The best slot of a way has rank 1, equal scores the same rank; listed: bool[N, S], what a way has an opinion on.
+    Source: Cormack, Clarke and Buettcher, Reciprocal Rank Fusion Outperforms Condorcet and Individual Rank Learning Methods (SIGIR 2009).
+    """
+    chex.assert_equal_shape([score_NS, listed_NS])
+    cost_NS = jnp.where(listed_NS, -score_NS, jnp.inf)
+    rank_NS = 1.0 + jax.vmap(lambda cost_S: jnp.searchsorted(jnp.sort(cost_S), cost_S))(cost_NS).astype(jnp.float32)
+    return jnp.sum(jnp.where(listed_NS, 1.0 / (_RRF_K + rank_NS), 0.0), axis=0)
+
+
+def relevance(bank: MemoryBank, query_terms_X: Array, query_E: Array | None, kind: RetrievalKind) -> Array:
+    """Scores every slot for a query, float32[S]: by words ("lexical"), by embeddings ("dense"), or by the ranks of both ("hybrid").
+
+    A slot without a word of the query is no find of the lexical way, and only the dense one ranks it. Raises ValueError where there are
+    no embeddings to read.
+    """
+    if kind == "lexical":
+        return bm25(bank.terms, bank.occupied, query_terms_X)
+    if bank.embedding is None or query_E is None:
+        raise ValueError(f"{kind} retrieval reads embeddings, and the bank or the query has none; use lexical retrieval")
+    dense_S = cosine(bank.embedding, query_E)
+    if kind == "dense":
+        return dense_S
+    lexical_S = bm25(bank.terms, bank.occupied, query_terms_X)
+    return fuse(jnp.stack([lexical_S, dense_S]), jnp.stack([lexical_S > 0, bank.occupied]))
 
 
 def retrieve(score_S: Array, mask_S: Array, num: int, written_S: Array | None = None) -> Retrieval:

@@ -1,4 +1,5 @@
-"""A trained agent as a Hugging Face folder, which whatever serves such models can read: the way of `huggingface.py`, back.
+"""A trained agent as a Hugging Face folder, which whatever serves such models can read: the way of `huggingface.py`, back. An adapter can
+be a folder of its own, as PEFT writes them.
 
 Nothing that lies in the target is ever deleted. Every file is written beside its name, read back and compared, and only then renamed.
 """
@@ -11,11 +12,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mr1jax.config import ModelConfig, require
+from mr1jax.config import LoraConfig, ModelConfig, require
 from mr1jax.model.huggingface import INDEX, SINGLE, Tensor, tensors
+from mr1jax.model.lora import factor_names
 from mr1jax.model.weights import save_tensors
 from mr1jax.structs import PyTree
 
+ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 SHARD_BYTES = 4 * 10**9
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "generation_config.json")
 
@@ -39,12 +43,8 @@ def export_backbone(
     these, or if what was written reads back differently.
     """
     source, target = Path(backbone), Path(target)
-    occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
-    require(overwrite or not occupied, f"{target} is not empty; name a new folder, or set --overwrite to write over its files")
     shards = list(_shards(config, params, shard_bytes))
-    other = target / (INDEX if len(shards) == 1 else SINGLE)  # readers would take the old weights that it stands for
-    require(not other.exists(), f"{target} holds {other.name} of another export, which this one does not replace; name a new folder")
-    target.mkdir(parents=True, exist_ok=True)
+    _make_room(target, overwrite, (INDEX if len(shards) == 1 else SINGLE, ADAPTER_CONFIG))
     names = [SINGLE] if len(shards) == 1 else [f"model-{k:05d}-of-{len(shards):05d}.safetensors" for k in range(1, len(shards) + 1)]
     for name, shard in zip(names, shards, strict=True):
         save_tensors(target / name, {tensor.name: _tensor(params, tensor, swap) for tensor in shard}, {"format": "pt"})
@@ -62,6 +62,54 @@ def export_backbone(
         size = sum(_num_bytes(params, tensor) for shard in shards for tensor in shard)
         _write(target / INDEX, _as_json({"metadata": {"total_size": size}, "weight_map": where}))
     return sorted({*written, "config.json", "generation_config.json", *([INDEX] if len(names) > 1 else [])})
+
+
+def export_adapter(
+    adapter: PyTree, lora: LoraConfig, config: ModelConfig, backbone: str | Path, target: str | Path, *, overwrite: bool = False
+) -> list[str]:
+    """Writes an adapter as a folder that PEFT lays over `backbone`: adapter_config.json and adapter_model.safetensors.
+
+    PEFT's factors are those of `lora` transposed, lora_A [Z, in] and lora_B [out, Z], layer by layer, and it scales by alpha / Z too. The
+    value head, which PEFT does not know, stays behind. backbone: its folder, or its id at the hub with the commit, as a run has it.
+    Returns the names of the files written; raises ValueError as `export_backbone` does.
+    """
+    target = Path(target)
+    _make_room(target, overwrite, (SINGLE, INDEX))
+    factors, modules = {}, set()
+    for tensor in tensors(config):
+        if tensor.path[-1] in lora.targets:
+            module = tensor.name.removesuffix(".weight")
+            modules.add(module.rpartition(".")[2])
+            down, up = (np.asarray(adapter["layers"][name][tensor.layer]) for name in factor_names(tensor.path[-1]))
+            factors[f"base_model.model.{module}.lora_A.weight"] = down.reshape(-1, lora.rank).T
+            factors[f"base_model.model.{module}.lora_B.weight"] = up.reshape(lora.rank, -1).T
+    save_tensors(target / ADAPTER, factors, {"format": "pt"})
+    name, _, revision = (str(backbone), "", "") if Path(backbone).is_dir() else str(backbone).partition("@")
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": name,
+        "revision": revision or None,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "target_modules": sorted(modules),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    _write(target / ADAPTER_CONFIG, _as_json(settings))
+    return [ADAPTER_CONFIG, ADAPTER]
+
+
+def _make_room(target: Path, overwrite: bool, rivals: tuple[str, ...]) -> None:
+    """Makes the folder, unless something is in it that may not be written over, or that readers would take instead of what is written."""
+    occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    require(overwrite or not occupied, f"{target} is not empty; name a new folder, or set --overwrite to write over its files")
+    for name in rivals:
+        require(
+            not (target / name).exists(), f"{target} holds {name} of another export, which this one does not replace; name a new folder"
+        )
+    target.mkdir(parents=True, exist_ok=True)
 
 
 def _shards(config: ModelConfig, params: PyTree, shard_bytes: int) -> Iterator[list[Tensor]]:

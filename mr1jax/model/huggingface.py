@@ -6,6 +6,7 @@ which is which.
 
 import functools
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from mr1jax.structs import Array, PyTree
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_PART_BYTES = 32 * 2**20
+_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # as safetensors names them
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,9 @@ def load_backbone(
 ) -> PyTree:
     """Reads the weights of a folder into the parameters of `config`, each tensor straight into its place in its sharded array.
 
-    On the host there is never more than one tensor at a time. shardings: a tree as the parameters', None for the default device.
-    dtype: of the parameters; swap: two tokens that change places, see `HuggingFaceTokenizer`. The value head, which no checkpoint
-    has, is 0.
+    On the host there is never more than one tensor of a layer at a time, or `_PART_BYTES` of the vocabulary's matrices, which are many
+    times larger. shardings: a tree as the parameters', None for the default device. dtype: of the parameters; swap: two tokens that
+    change places, see `HuggingFaceTokenizer`. The value head, which no checkpoint has, is 0.
 
     Raises ValueError, naming file and tensor, for weights that are missing, left over, of another shape, cut short, or pickled only.
     """
@@ -92,9 +95,10 @@ def load_backbone(
             leaf, keys = params, tensor.path
             for key in keys[:-1]:
                 leaf = leaf[key]
-            leaf[keys[-1]] = _place(leaf[keys[-1]], _read(file, tensor), tensor)
-    vocabulary = {"embedding": 0, "unembedding": 1}
-    return params | {name: _swap(params[name], swap, axis) for name, axis in vocabulary.items() if name in params}
+            for start, part in _parts(file, tensor, swap):
+                # Written before the next is read: what waits to be written is memory too.
+                leaf[keys[-1]] = jax.block_until_ready(_place(leaf[keys[-1]], part, tensor, start))
+    return params
 
 
 def _locate(folder: Path) -> dict[str, Path]:
@@ -131,18 +135,37 @@ def _check_names(folder: Path, wanted: dict[str, Tensor], where: dict[str, Path]
     require(not left, f"the weights in {folder} hold {left[0] if left else ''}, which its config.json does not know")
 
 
-def _read(path: Path, tensor: Tensor) -> np.ndarray:
+def _parts(path: Path, tensor: Tensor, swap: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Reads a tensor as (first row, some rows), with two rows of the vocabulary in each other's place.
+
+    The file is opened for each part: what is mapped of it counts as memory until it is closed.
+    """
     with _open(path) as file:
-        try:
-            array = file.get_tensor(tensor.name)
-        except SafetensorError as error:
-            raise ValueError(f"{path} does not hold {tensor.name}, which the index says it does; download it again") from error
-    require(
-        array.shape == tensor.shape,
-        f"{tensor.name} of {path} has shape {list(array.shape)}, and config.json makes it {list(tensor.shape)}",
-    )
-    require(jnp.issubdtype(array.dtype, jnp.floating), f"{tensor.name} of {path} is {array.dtype}; only floating point weights are read")
-    return array
+        dtype = _check_tensor(file, path, tensor)
+    num_rows = step = tensor.shape[0]
+    places: dict[int, int] = {}
+    if tensor.path[-1] in ("embedding", "unembedding"):
+        step = max(1, _PART_BYTES * num_rows // (math.prod(tensor.shape) * dtype.itemsize))
+        places = {swap[0]: swap[1], swap[1]: swap[0]}
+    for start in range(0, num_rows, step):
+        with _open(path) as file:
+            rows = file.get_slice(tensor.name)
+            part = rows[start : min(start + step, num_rows)]
+            for here, there in places.items():
+                if start <= here < start + len(part):
+                    part[here - start] = rows[there : there + 1][0]
+            yield start, part
+
+
+def _check_tensor(file, path: Path, tensor: Tensor) -> np.dtype:
+    try:
+        found = file.get_slice(tensor.name)
+    except SafetensorError as error:
+        raise ValueError(f"{path} does not hold {tensor.name}, which the index says it does; download it again") from error
+    shape, dtype = tuple(found.get_shape()), found.get_dtype()
+    require(shape == tensor.shape, f"{tensor.name} of {path} has shape {list(shape)}, and config.json makes it {list(tensor.shape)}")
+    require(dtype in _FLOATS, f"{tensor.name} of {path} is {dtype}; only weights of {', '.join(_FLOATS)} are read")
+    return np.dtype(_FLOATS[dtype])
 
 
 def _zeros(shapes: PyTree, shardings: PyTree | None, dtype: str) -> PyTree:
@@ -152,26 +175,18 @@ def _zeros(shapes: PyTree, shardings: PyTree | None, dtype: str) -> PyTree:
     return jax.tree.map(zeros, shapes) if shardings is None else jax.tree.map(zeros, shapes, shardings)
 
 
-def _place(array: Array, tensor: np.ndarray, about: Tensor) -> Array:
-    """Writes one tensor into its place; the array is donated and keeps its layout."""
+def _place(array: Array, part: np.ndarray, about: Tensor, start: int) -> Array:
+    """Writes rows from `start` on of one tensor into their place; the array is donated and keeps its layout."""
     write = _writer(array.shape, array.dtype, array.sharding, about.layer is not None, about.transposed)
-    return write(array, tensor, np.int32(about.layer or 0))
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2), donate_argnums=0)
-def _swap(array: Array, swap: tuple[int, int], axis: int) -> Array:
-    """Lets two rows (axis 0) or columns (axis 1) change places."""
-    first, second = (jax.lax.dynamic_index_in_dim(array, token, axis) for token in swap)
-    array = jax.lax.dynamic_update_index_in_dim(array, second, swap[0], axis)
-    return jax.lax.dynamic_update_index_in_dim(array, first, swap[1], axis)
+    return write(array, part, np.int32(start if about.layer is None else about.layer))
 
 
 @functools.lru_cache(maxsize=256)
 def _writer(shape: tuple[int, ...], dtype, sharding: Sharding, stacked: bool, transposed: bool) -> Callable:
-    place = shape[1:] if stacked else shape
-
-    def write(array: Array, tensor: Array, layer: Array) -> Array:
-        tensor = (tensor.T if transposed else tensor).reshape(place).astype(dtype)
-        return jax.lax.dynamic_update_index_in_dim(array, tensor, layer, axis=0) if stacked else tensor
+    def write(array: Array, part: Array, at: Array) -> Array:
+        part = (part.T if transposed else part).astype(dtype)
+        if stacked:
+            return jax.lax.dynamic_update_index_in_dim(array, part.reshape(shape[1:]), at, axis=0)
+        return jax.lax.dynamic_update_slice_in_dim(array, part, at, axis=1 if transposed else 0)
 
     return jax.jit(write, donate_argnums=0, out_shardings=sharding)

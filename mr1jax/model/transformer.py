@@ -18,6 +18,7 @@ from flax import struct
 
 from mr1jax.config import ModelConfig
 from mr1jax.model.attention import attend
+from mr1jax.model.lora import adapter_axes, contracted_axes, factor_names
 from mr1jax.model.rotary import frequencies, rotate
 from mr1jax.structs import Array, PyTree
 
@@ -94,19 +95,19 @@ class _Layer(nn.Module):
             values = jax.lax.dynamic_update_slice_in_dim(own[1], value_PGXJC, frame.index, axis=2)
         prefix = () if prompt is None else (*prompt, frame.prompt_mask_PL)
         mixed_PGXHC = attend(query_PGXHC, keys, values, frame.mask_XY, *prefix)
-        output_HCD = self._matrix("output", (config.num_heads, config.head_dim, config.d_model), fan_in=2, residual=True)
-        return _product(mixed_PGXHC, output_HCD, axes=2), (key_PGXJC, value_PGXJC)
+        attended = self._project("output", mixed_PGXHC, (config.num_heads, config.head_dim, config.d_model), residual=True)
+        return attended, (key_PGXJC, value_PGXJC)
 
     def _mlp(self, hidden_PGXD: Array) -> Array:
         """Applies SwiGLU (arXiv 2002.05202): down(silu(gate(x)) * up(x))."""
         D, F = self.config.d_model, self.config.d_ff
         x_PGXD = self._norm("mlp_norm", hidden_PGXD)
-        gate_PGXF = jax.nn.silu(_product(x_PGXD, self._matrix("gate", (D, F))))
-        return _product(gate_PGXF * _product(x_PGXD, self._matrix("up", (D, F))), self._matrix("down", (F, D), residual=True))
+        gate_PGXF = jax.nn.silu(self._project("gate", x_PGXD, (D, F)))
+        return self._project("down", gate_PGXF * self._project("up", x_PGXD, (D, F)), (F, D), residual=True)
 
     def _heads(self, name: str, num_heads: int, x_PGXD: Array) -> Array:
         config = self.config
-        heads = _product(x_PGXD, self._matrix(name, (config.d_model, num_heads, config.head_dim)))
+        heads = self._project(name, x_PGXD, (config.d_model, num_heads, config.head_dim))
         if not config.qkv_bias:
             return heads
         bias_HC = self.param(f"{name}_bias", nn.initializers.zeros, (num_heads, config.head_dim))
@@ -120,10 +121,16 @@ class _Layer(nn.Module):
     def _norm(self, name: str, x_PGXD: Array) -> Array:
         return _rms_norm(x_PGXD, self.param(name, nn.initializers.ones, (self.config.d_model,)), self.config.norm_eps)
 
-    def _matrix(self, name: str, shape: tuple[int, ...], fan_in: int = 1, residual: bool = False) -> Array:
-        """Declares a matrix whose first `fan_in` axes are contracted; `residual` keeps 2N additions to the stream at unit scale."""
-        std = (math.prod(shape[:fan_in]) * (2 * self.config.num_layers if residual else 1)) ** -0.5
-        return self.param(name, nn.initializers.normal(std), shape).astype(self.config.dtype)
+    def _project(self, name: str, x: Array, shape: tuple[int, ...], residual: bool = False) -> Array:
+        """Declares a matrix and applies it, and its adapter where the parameters hold one; `residual` keeps 2N additions at unit scale."""
+        axes, dtype = contracted_axes(name), self.config.dtype
+        std = (math.prod(shape[:axes]) * (2 * self.config.num_layers if residual else 1)) ** -0.5
+        y = _product(x, self.param(name, nn.initializers.normal(std), shape).astype(dtype), axes)
+        down, up = factor_names(name)
+        if not self.has_variable("params", down):
+            return y
+        low_PGXZ = _product(x, self.get_variable("params", down).astype(dtype), axes)
+        return y + _product(low_PGXZ, self.get_variable("params", up).astype(dtype))
 
 
 class _Decoder(nn.Module):
@@ -164,13 +171,14 @@ def init_params(config: ModelConfig, key: Array) -> PyTree:
 def logical_axes(params: PyTree) -> PyTree:
     """Names the axes of every parameter: the same tree with a tuple of names, one an axis, in each array's place.
 
-    Names: vocab, embed, heads, kv_heads, head_dim, mlp, layers.
+    Names: vocab, embed, heads, kv_heads, head_dim, mlp, rank, layers.
     """
 
     def name(path, _):
-        axes = _LOGICAL_AXES[path[-1].key]
+        axes = table[path[-1].key]
         return ("layers", *axes) if path[0].key == "layers" else axes
 
+    table = _LOGICAL_AXES | adapter_axes(_LOGICAL_AXES)
     return jax.tree_util.tree_map_with_path(name, params)
 
 

@@ -58,9 +58,12 @@ def load_params(path: str | Path, abstract_params: PyTree | None = None) -> PyTr
 
 
 def load_metadata(path: str | Path) -> dict[str, str]:
-    """Reads what `save_params` was given as metadata."""
-    with safe_open(path, framework="numpy") as file:
-        return file.metadata() or {}
+    """Reads what `save_params` was given as metadata; raises ValueError where the file is absent, cut short or no safetensors file."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no complete safetensors file ({error}); download or save it again") from error
 
 
 def _flatten(params: PyTree) -> dict:

@@ -4,7 +4,7 @@ What a token means is its bytes, and nothing else: `decode` joins them, and `byt
 """
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,8 @@ import sentencepiece as spm
 from flax import struct
 
 from mr1jax.structs import PAD, Array
+
+TextOf = Callable[[np.ndarray, int], str]  # of a row of tokens and its length
 
 EOS = 1  # of tokenizers trained here; ask `Tokenizer.eos_id` of any other
 _UNKNOWN = 2
@@ -146,3 +148,13 @@ def byte_table(tokenizer: Tokenizer) -> ByteTable:
     offset = np.cumsum([0, *map(len, pieces)], dtype=np.int32)
     data = np.frombuffer(b"".join(pieces), np.uint8)
     return ByteTable(offset=jnp.asarray(offset), data=jnp.asarray(data))
+
+
+def text_reader(table: ByteTable) -> TextOf:
+    """Returns what turns a row of tokens and its length into text on the host, without the space that a tokenizer may put first."""
+    offset, data = np.asarray(table.offset), np.asarray(table.data).tobytes()
+
+    def text_of(tokens: np.ndarray, length: int) -> str:
+        return b"".join(data[offset[token] : offset[token + 1]] for token in tokens[:length]).decode(errors="replace").removeprefix(" ")
+
+    return text_of
