@@ -127,17 +127,15 @@ def info(
     """Prints the size of a backbone: parameters, bytes, keys and values of a token, and parameters of an adapter.
 
     Args:
-      backbone: a Hugging Face folder of which config.json is read, nothing else.
+      backbone: a Hugging Face folder, a name such as qwen2.5-7b, or an id; config.json is read or fetched, nothing else.
       lora: the adapter to count.
     """
-    from mr1jax.model.backbones import BACKBONES, read_config
+    from mr1jax.model.backbones import read_config
+    from mr1jax.model.hub import SETTINGS, find_backbone
     from mr1jax.model.sizes import measure
 
-    require(
-        Path(backbone).is_dir() or backbone not in BACKBONES,
-        f"{backbone} is {BACKBONES.get(backbone)} at Hugging Face, whose sizes are in its config.json; download it and name the folder",
-    )
-    for name, value in measure(read_config(backbone), lora).items():
+    _, folder = find_backbone(backbone, SETTINGS)
+    for name, value in measure(read_config(folder), lora).items():
         print(f"{name:40} {value}")
 
 

@@ -12,7 +12,7 @@ import pytest
 import small_backbone
 from huggingface_hub import constants
 
-from mr1jax import experiment, prepare
+from mr1jax import cli, experiment, prepare
 from mr1jax.config import AgentConfig, Config
 from mr1jax.model.backbones import BACKBONES
 from mr1jax.model.hub import find_backbone
@@ -140,6 +140,15 @@ def test_a_run_starts_from_an_id_and_records_its_commit(hub, files, monkeypatch,
     monkeypatch.setattr(experiment, "make_tasks", lambda *_: None)
     experiment.run_experiment(config, tmp_path / "run")
     assert json.loads((tmp_path / "run/config.json").read_text())["backbone"] == f"{REPOSITORY}@{NEW}"
+
+
+def test_sizes_need_the_settings_alone(hub, files, capsys):
+    """Oracle: the sizes of the same folder given as a path; the files that the hub was asked for."""
+    cli.info(str(files.folder))
+    local = capsys.readouterr().out
+    cli.info(NAME)
+    assert capsys.readouterr().out == local != ""
+    assert {path.rsplit("/", 1)[1] for path in hub.asked if "/resolve/" in path} == {"config.json"}
 
 
 def test_what_the_hub_does_not_give_is_one_sentence(hub):

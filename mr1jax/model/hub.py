@@ -5,6 +5,7 @@ interrupted and gives a snapshot only when it is whole. Pickled weights and code
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -14,16 +15,18 @@ from mr1jax.config import require
 from mr1jax.model.backbones import BACKBONES
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
-_FETCHED = ["*.safetensors", "*.json", "*.jinja"]
+SETTINGS = ("config.json",)
+_FETCHED = ("*.safetensors", "*.json", "*.jinja")
 _LEFT = ["*/*"]  # folders inside a model hold it in other formats
 
 
-def find_backbone(backbone: str) -> tuple[str, Path]:
+def find_backbone(backbone: str, fetched: Sequence[str] = _FETCHED) -> tuple[str, Path]:
     """Returns the pinned name of a backbone and the folder with its files, fetching them where they are not there.
 
     backbone: a folder; a name of the table ("qwen2.5-0.5b"); or an id of the hub ("Qwen/Qwen2.5-0.5B-Instruct"). The last two may go on
     with a commit, tag or branch ("@main", which is the default). The pinned name of a folder is itself; else it is the id with the
     commit that was found, and stands for the same bytes at any time.
+    fetched: patterns of the files wanted; SETTINGS is enough to know its size.
 
     Raises ValueError, one sentence, for what is none of these, what the hub does not have or does not give, and without a network.
     """
@@ -35,14 +38,14 @@ def find_backbone(backbone: str) -> tuple[str, Path]:
         _ID.fullmatch(repository) is not None,
         f"there is no folder {backbone}; give a folder, an id of the Hugging Face hub as owner/model, or one of {', '.join(BACKBONES)}",
     )
-    folder = _fetch(repository, revision or "main")
+    folder = _fetch(repository, revision or "main", fetched)
     return f"{repository}@{folder.name}", folder
 
 
-def _fetch(repository: str, revision: str) -> Path:
+def _fetch(repository: str, revision: str, fetched: Sequence[str]) -> Path:
     """Returns the folder of one snapshot, which is named after its commit."""
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=_FETCHED, ignore_patterns=_LEFT))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(fetched), ignore_patterns=_LEFT))
     except GatedRepoError as error:
         raise ValueError(f"the hub gives {repository} to those who accepted its terms; accept them there and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
