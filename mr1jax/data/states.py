@@ -59,18 +59,33 @@ def linked_questions(record: Record, rows: Sequence[int], turn: int, count: int,
 
 
 def manager_states(records: Sequence[Record], num_slots: int, num_questions: int, seed: int) -> list[ManagerState]:
-    """Lists the states in which an operation has a price: the bank is full, and the fact or what an ADD would overwrite is asked about.
+    """Lists states of three kinds: at a full bank, a fact that is asked about; at a full bank, one that is not, where an ADD would
+    overwrite what is asked about; and where there is room. As many of each, drawn at random.
 
-    Where there is room an ADD is right, as the start knows. A conversation that fits its bank has no other states: all count whose fact
-    is asked about. (With those alone in which something is overwritten, never to write anything is the best that can be learnt.)
+    Where most states ask for an ADD, to ADD whatever comes is learnt before what tells facts apart. Where every bank is full, to DELETE
+    a memory that nobody asks about only makes room, and a Manager learns to DELETE whatever it is shown; where there is room, that has
+    its price. Conversations that fit their banks have states of the last kind alone: all count whose fact is asked about.
     """
-    states = []
+    asked: list[ManagerState] = []
+    overwriting: list[ManagerState] = []
+    roomy: list[ManagerState] = []
     for number, record in enumerate(records):
         rng = random.Random(f"states/{seed}/{record.id}")
         for turn, rows in enumerate(_rows_before(record, num_slots, rng)):
             questions = linked_questions(record, rows, turn, num_questions, rng)
-            full = len(rows) == num_slots
-            at_stake = {turn, rows[0]} if full else {turn} if len(record.facts) <= num_slots else set()
-            if any(at_stake.intersection(record.questions[i].evidence) for i in questions):
-                states.append(ManagerState(number, rows, turn, questions))
-    return states
+            state = ManagerState(number, rows, turn, questions)
+            about_fact = _rests_on(turn, record, questions)
+            if len(rows) < num_slots:
+                roomy += [state] if about_fact or (questions and len(record.facts) > num_slots) else []
+            elif about_fact:
+                asked.append(state)
+            elif _rests_on(rows[0], record, questions):
+                overwriting.append(state)
+    count = min(filter(None, map(len, (asked, overwriting))), default=0)
+    rng = random.Random(f"states/{seed}")
+    full = [state for states in (asked, overwriting) for state in rng.sample(states, min(count, len(states)))]
+    return [*full, *(rng.sample(roomy, min(count, len(roomy))) if full else roomy)]
+
+
+def _rests_on(fact: int, record: Record, questions: Sequence[int]) -> bool:
+    return any(fact in record.questions[i].evidence for i in questions)
