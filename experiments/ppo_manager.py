@@ -12,7 +12,7 @@ def get_config() -> Config:
         agent="manager",
         conversations=256,
         steps=120,
-        prompts_per_step=8,
+        prompts_per_step=16,
         loss=LossConfig(algorithm="ppo"),
-        optimizer=OptimizerConfig(learning_rate=5e-4),
+        optimizer=OptimizerConfig(learning_rate=4e-4),
     )

@@ -216,7 +216,7 @@ class Config:
     steps: int = 60
     prompts_per_step: int = 16
     group_size: int = 8
-    questions_per_state: int = 5  # asked of the bank that each candidate operation leaves (Manager only)
+    questions_per_state: int = 4  # asked of the bank that each candidate operation leaves (Manager only)
     seed: int = 0
     backbone: str = ""  # a Hugging Face folder, a name of `BACKBONES` or an id of the hub; empty: the tiny model that ships
     encoder: str = ""  # folder of a sentence encoder such as all-MiniLM-L6-v2, for dense and hybrid retrieval

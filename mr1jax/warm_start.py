@@ -40,6 +40,8 @@ SIZES = ((56, 20), (72, 28), (88, 40), (120, 48), (160, 72))
 BATCH_TOKENS = 6000  # with padding
 QUESTIONS = 4  # to each context of the Answer Agent; the Manager has one decision for every context
 NONSENSE_SHARE = 0.25  # of the lessons of both agents
+PLAIN_SHARE = 0.5  # of the Manager's lessons about memdial: what kind of fact it is, only the words tell
+CHOICE_WEIGHT = 8.0  # of the token that says what is to be done: one of a dozen, and the others copy
 NUM_WORLDS = 4000  # training conversations that the other lessons are drawn from
 VOCAB_SIZE = 1536
 
@@ -69,22 +71,25 @@ class Phase:
 PHASES = (
     Phase((Stage(300, memories=2), Stage(2100, memories=3)), final=0.6),
     Phase((Stage(2400, memories=3),), final=0.0, learning_rate=0.012, adam_learning_rate=0.0024),
+    Phase((Stage(500, memories=3),), final=0.0, learning_rate=0.004, adam_learning_rate=0.0008),
 )
 
 
 def imitation_loss(params: PyTree, batch: LessonBatch, config: ModelConfig) -> tuple[Array, dict[str, Array]]:
-    """Cross-entropy of the tokens of the responses, -1/n sum log p(token); and by agent its loss and the share of responses that
-    greedy decoding would write."""
+    """Cross-entropy of the tokens of the responses, -1/n sum log p(token), where the first token of a decision counts CHOICE_WEIGHT times;
+    and by agent its loss, every token counting the same, and the share of responses that greedy decoding would write."""
     hidden_PGRD = transformer.response_hidden(config, params, batch.prompt, batch.prompt_length, batch.response[:, None])
     logits_PRV = transformer.logits(config, params, hidden_PGRD)[:, 0]
     graded_PR = batch.response != PAD
+    chosen_PR = batch.decision[:, None] & (jnp.arange(graded_PR.shape[1]) == 0)[None]
+    weight_PR = graded_PR * jnp.where(chosen_PR, CHOICE_WEIGHT, 1.0)
     loss_PR = optax.softmax_cross_entropy_with_integer_labels(logits_PRV, batch.response)
     right_P = jnp.all((jnp.argmax(logits_PRV, axis=-1) == batch.response) | ~graded_PR, axis=-1)
     metrics = {}
     for agent, of_P in (("answerer", ~batch.decision), ("manager", batch.decision)):
         metrics[agent] = masked_mean(loss_PR, graded_PR & of_P[:, None])
         metrics[f"{agent}_right"] = masked_mean(right_P.astype(jnp.float32), of_P)
-    return masked_mean(loss_PR, graded_PR), metrics
+    return jnp.sum(loss_PR * weight_PR) / jnp.sum(weight_PR), metrics
 
 
 def make_optimizer(phase: Phase) -> optax.GradientTransformation:
@@ -140,7 +145,8 @@ def lesson_rows(tokenizer: Tokenizer, num_slots: int, stage: Stage, number: int)
     def decision(rng: random.Random) -> LessonBatch | None:
         if rng.random() < NONSENSE_SHARE:
             return _dressed(encoder, rng).decision(nonsense.manager_lesson(rng, MANAGER.num_retrieved))
-        return encoder.disguised(rng).decision(lessons.manager_lesson(rng, NUM_WORLDS, MANAGER.num_retrieved, num_slots))
+        own = encoder if rng.random() < PLAIN_SHARE else encoder.disguised(rng)
+        return own.decision(lessons.manager_lesson(rng, NUM_WORLDS, MANAGER.num_retrieved, num_slots))
 
     for index in itertools.count():
         for name, draw in (("answer", answer), ("decision", decision)):

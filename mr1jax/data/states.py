@@ -59,12 +59,13 @@ def linked_questions(record: Record, rows: Sequence[int], turn: int, count: int,
 
 
 def manager_states(records: Sequence[Record], num_slots: int, num_questions: int, seed: int) -> list[ManagerState]:
-    """Lists states of three kinds: at a full bank, a fact that is asked about; at a full bank, one that is not, where an ADD would
-    overwrite what is asked about; and where there is room. As many of each, drawn at random.
+    """Lists states of three kinds: a full bank and a fact that is asked about; a full bank and one that is not, where an ADD would
+    overwrite what is asked about; a bank with room. As many of each, drawn at random.
 
-    Where most states ask for an ADD, to ADD whatever comes is learnt before what tells facts apart. Where every bank is full, to DELETE
-    a memory that nobody asks about only makes room, and a Manager learns to DELETE whatever it is shown; where there is room, that has
-    its price. Conversations that fit their banks have states of the last kind alone: all count whose fact is asked about.
+    Where most states ask for an ADD, to ADD whatever comes is learnt before what tells facts apart; where half of them ask for none, to
+    ADD nothing is. And where every bank is full, to DELETE a memory that nobody asks about only makes room, and a Manager learns to
+    DELETE whatever it is shown; where there is room, that has its price. Conversations that fit their banks have states of the last kind
+    alone: all count whose fact is asked about.
     """
     asked: list[ManagerState] = []
     overwriting: list[ManagerState] = []
@@ -81,10 +82,10 @@ def manager_states(records: Sequence[Record], num_slots: int, num_questions: int
                 asked.append(state)
             elif _rests_on(rows[0], record, questions):
                 overwriting.append(state)
-    count = min(filter(None, map(len, (asked, overwriting))), default=0)
-    rng = random.Random(f"states/{seed}")
-    full = [state for states in (asked, overwriting) for state in rng.sample(states, min(count, len(states)))]
-    return [*full, *(rng.sample(roomy, min(count, len(roomy))) if full else roomy)]
+    rng, count = random.Random(f"states/{seed}"), min(len(asked), len(overwriting))
+    if not count:
+        return [*asked, *overwriting, *roomy]
+    return [state for states in (asked, overwriting, roomy) for state in rng.sample(states, min(count, len(states)))]
 
 
 def _rests_on(fact: int, record: Record, questions: Sequence[int]) -> bool:
