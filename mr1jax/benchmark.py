@@ -18,8 +18,8 @@ from mr1jax.prepare import Start, encode, load_agent, load_start
 from mr1jax.structs import Conversation, PyTree
 
 LOCOMO_BANK = BankConfig(num_slots=768, slot_width=64, num_terms=64)  # no word of a turn is lost
-LOCOMO_ANSWERER = AgentConfig(num_retrieved=30, prompt_length=112, response_length=64, per_speaker=True)  # the paper's 30 + 30
-LOCOMO_MANAGER = AgentConfig(num_retrieved=3, prompt_length=128, response_length=72)
+LOCOMO_ANSWERER = AgentConfig(num_retrieved=30, prompt_length=112, response_length=104, per_speaker=True)  # the paper's 30 + 30
+LOCOMO_MANAGER = AgentConfig(num_retrieved=3, prompt_length=160, response_length=72)
 
 
 def for_locomo(config: Config) -> Config:
