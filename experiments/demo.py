@@ -1,6 +1,6 @@
 """Question:  does exact match alone teach a memory what to keep and an answer what to trust?
 Command:   make demo
-Minutes:   9 on two CPU cores, after set-up
+Minutes:   8 on two CPU cores, after set-up
 Expected:  the Answer Agent reads better and abstains where nothing fits; the Manager ignores chatter, so more of what is asked stays
 Measured:  see the README: its table is the one that this command printed
 """
