@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -147,4 +148,4 @@ def test_training_data_are_batches_of_conversations():
     assert sorted(names) == ["ann", "bo", "cleo"]
     for i, name in enumerate(names):
         alone = encode_record(next(record for record in records if record.id == name), tokenizer, shape)
-        assert all(np.array_equal(getattr(batch, field)[i], array) for field, array in vars(alone).items())
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x, i=i: x[i], batch), alone)
