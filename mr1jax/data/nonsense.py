@@ -31,13 +31,8 @@ _WHEN = ("When did {who} {words}?", "When was {who} {words}?", "On which day did
 _WHEN_SHARE, _ABSENT_SHARE = 0.3, 0.12  # of the questions
 _FEWEST_WORDS, _MOST_WORDS = 2, 9  # after the verb
 _LONGEST_ANSWER = 6  # words
-_HABITS = {
-    "add": 0.85,
-    "noop": 0.05,
-    "update": 0.04,
-    "delete": 0.02,
-    "replace": 0.04,
-}  # the last three where a memory is much like the fact
+# What the Manager does; the last three where a memory is much like the fact.
+_HABITS = {"add": 0.85, "noop": 0.05, "update": 0.04, "delete": 0.02, "replace": 0.04}
 
 
 @dataclass(frozen=True)

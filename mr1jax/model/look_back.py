@@ -31,7 +31,7 @@ def look_back(params: PyTree, config: ModelConfig) -> PyTree:
     size_C = np.where(np.arange(len(frequency_C)) < _NUM_PAIRS, _BIAS, 0.0)
     distance_H = 1 + np.arange(config.num_heads)[:, None]
     query_HC = np.concatenate([size_C * np.cos(distance_H * frequency_C), -size_C * np.sin(distance_H * frequency_C)], axis=1)
-    key_JC = np.broadcast_to(np.concatenate([size_C, 0 * size_C]), (config.num_kv_heads, config.head_dim))
+    key_JC = np.broadcast_to(np.concatenate([size_C, np.zeros_like(size_C)]), (config.num_kv_heads, config.head_dim))
     layers = params["layers"]
     biases = {
         "query_bias": layers["query_bias"].at[0].set(jnp.asarray(query_HC, jnp.float32)),
