@@ -66,6 +66,21 @@ def constrain_batch(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.lax.with_sharding_constraint(tree, batch_sharding(mesh))
 
 
+def split_batch(tree: PyTree, num_parts: int, mesh: Mesh) -> PyTree:
+    """Divides a batch, inside jit, in parts that are spread over the devices as the whole is: [P, ...] to [parts, P / parts, ...].
+
+    Part m takes the rows m, m + parts, m + 2 parts and so on, so that each device has some of every part and none of them moves.
+    Devices of data and fsdp times parts must divide the leading axis.
+    """
+    parts = jax.tree.map(lambda x: x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1), tree)
+    return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, BATCH_AXES)))
+
+
+def join_batch(tree: PyTree) -> PyTree:
+    """Puts the rows that `split_batch` divided back in their order."""
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
+
+
 def param_sharding(params: PyTree, logical_axes: PyTree, mesh: Mesh) -> PyTree:
     """Gives each parameter its sharding by `RULES`; a dimension that its mesh axis does not divide stays whole.
 
@@ -73,6 +88,15 @@ def param_sharding(params: PyTree, logical_axes: PyTree, mesh: Mesh) -> PyTree:
     Raises `ValueError` on a name without a rule.
     """
     return jax.tree.map(lambda param, axes: _sharding(param.shape, axes, mesh), params, logical_axes)
+
+
+def gather_fsdp(params: PyTree, logical_axes: PyTree, mesh: Mesh) -> PyTree:
+    """Holds parameters, inside jit, to their layout without fsdp: whole along what it cuts, still cut by tensor.
+
+    So every device has what a loop over tokens reads, before the loop begins. Arguments as in `param_sharding`.
+    """
+    layout = jax.tree.map(lambda param, axes: _sharding(param.shape, axes, mesh, whole="fsdp"), params, logical_axes)
+    return jax.lax.with_sharding_constraint(params, layout)
 
 
 def state_sharding(state: PyTree, logical_axes: PyTree, mesh: Mesh) -> PyTree:
@@ -101,12 +125,12 @@ def state_sharding(state: PyTree, logical_axes: PyTree, mesh: Mesh) -> PyTree:
     return shardings
 
 
-def _sharding(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Mesh) -> NamedSharding:
+def _sharding(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Mesh, whole: str = "") -> NamedSharding:
     unknown = [axis for axis in axes if axis not in RULES]
     if unknown:
         raise ValueError(f"sharding.RULES has no rule for the logical axis {unknown[0]!r} of {axes}; add one")
     mesh_axes = [RULES[axis] for axis in axes]
-    spec = [axis if axis and size % mesh.shape[axis] == 0 else None for size, axis in zip(shape, mesh_axes, strict=True)]
+    spec = [axis if axis and axis != whole and size % mesh.shape[axis] == 0 else None for size, axis in zip(shape, mesh_axes, strict=True)]
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 

@@ -307,7 +307,7 @@ def test_no_kl_no_reference_pass():
     """Oracle: the matrix products in the program that prepares the loss: none without a reference, some with one."""
     trajectory = rollout()(tiny.both(), answer_tasks(), first_key())
     assert program(CONFIG).start().reference is None
-    prepare = jax.jit(lambda trajectory, reference: make_loss_batch(trajectory, reference, LANGUAGE, CONFIG))
+    prepare = jax.jit(lambda trajectory, reference: make_loss_batch(trajectory, reference, LANGUAGE, CONFIG, make_mesh(CONFIG.mesh)))
     assert "dot_general" not in prepare.lower(trajectory, None).as_text()
     assert "dot_general" in prepare.lower(trajectory, tiny.both()["answerer"]).as_text()
 
@@ -330,7 +330,8 @@ def test_each_epoch_uses_every_prompt_once(monkeypatch):
 
     def loss(log_prob, _, __, part, ___):
         assert log_prob.shape == (P // 2, G, R)  # whole groups
-        return jnp.float32(0), {"prompt": log_prob[:, 0, 0], "advantage": jnp.max(part.advantage, axis=(1, 2))}
+        numbers = {"prompt": log_prob[:, 0, 0], "advantage": jnp.max(part.advantage, axis=(1, 2))}
+        return jnp.float32(0), numbers | {"clip_fraction": jnp.float32(0), "ratio_gap": jnp.float32(0)}
 
     monkeypatch.setattr(step_module, "score_trajectory", written_down)
     monkeypatch.setattr(step_module, "policy_loss", loss)
