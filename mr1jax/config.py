@@ -209,6 +209,29 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class ProcessConfig:
+    """How the processes of one run find each other. The default is a run of one process; no part of what is trained."""
+
+    coordinator: str = ""  # host:port where process 0 listens; auto: what a TPU pod, Slurm or Open MPI says of all three
+    num_processes: int = 1
+    process_id: int = 0
+    timeout: int = 300  # seconds that one waits for the others at the start
+
+    def __post_init__(self):
+        _require_positive(self, "num_processes", "timeout")
+        _require_between(self, 0, self.num_processes - 1, "process_id")
+        host, _, port = self.coordinator.rpartition(":")
+        require(
+            self.coordinator in ("", "auto") or (host != "" and port.isdecimal()),
+            f"ProcessConfig.coordinator is {self.coordinator!r}; give host:port of process 0, or auto",
+        )
+        require(
+            self.num_processes == 1 or self.coordinator not in ("", "auto"),
+            f"ProcessConfig.num_processes is {self.num_processes}, and coordinator {self.coordinator!r}; give host:port of process 0",
+        )
+
+
+@dataclass(frozen=True)
 class Config:
     """One training run. An experiment file returns one of these; the command line overrides its fields."""
 

@@ -30,6 +30,7 @@ from mr1jax.sharding import (
     constrain_batch,
     gather_fsdp,
     join_batch,
+    on_mesh,
     param_sharding,
     replicated,
     split_batch,
@@ -64,7 +65,7 @@ def init_state(config: Config, params: dict[str, PyTree], key: Array) -> TrainSt
 
 
 def train_step(
-    state: TrainState, tasks: Tasks, language: Language, base: PyTree | None = None, *, config: Config, mesh: Mesh
+    state: TrainState, tasks: Tasks, language: Language, base: PyTree | None = None, *, config: Config
 ) -> tuple[TrainState, Metrics]:
     """Does one step of GRPO or PPO on P tasks (leading axis of every leaf). Pure; the state's key is folded with its step.
 
@@ -72,36 +73,34 @@ def train_step(
     `ratio_gap` is of the first update, where sampler and trainer must agree.
     """
     rollout_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-    trajectory, metrics = draw_rollout(_on_base(state.params, base), tasks, rollout_key, language, config, mesh)
+    trajectory, metrics = draw_rollout(_on_base(state.params, base), tasks, rollout_key, language, config)
     reference = base if config.lora.rank and config.loss.kl_coef > 0 else state.reference
-    batch = make_loss_batch(trajectory, reference, language, config, mesh)
-    trained, opt_state, updates = run_updates(state, trajectory, batch, shuffle_key, language, config, mesh, base)
+    batch = make_loss_batch(trajectory, reference, language, config)
+    trained, opt_state, updates = run_updates(state, trajectory, batch, shuffle_key, language, config, base)
     metrics |= {name: value[0] if name == "ratio_gap" else jnp.mean(value) for name, value in updates.items()}
     metrics["dead_groups"] = dead_group_share(trajectory.reward)
     params = state.params | {config.agent: trained}
     return replace(state, params=params, opt_state=opt_state, step=state.step + 1), metrics
 
 
-def draw_rollout(
-    params: dict[str, PyTree], tasks: Tasks, key: Array, language: Language, config: Config, mesh: Mesh
-) -> tuple[Trajectory, Metrics]:
+def draw_rollout(params: dict[str, PyTree], tasks: Tasks, key: Array, language: Language, config: Config) -> tuple[Trajectory, Metrics]:
     """Draws the trajectory of a batch of tasks, in `config.rollout_microbatches` parts one after another, and its metrics."""
     if config.mesh.gather_for_rollout:
-        params = {name: gather_fsdp(tree, logical_axes(tree), mesh) for name, tree in params.items()}
+        params = {name: gather_fsdp(tree, logical_axes(tree)) for name, tree in params.items()}
     rollout = answer_rollout if config.agent == "answerer" else manager_rollout
     if config.rollout_microbatches == 1:
-        trajectory, metrics = rollout(params, constrain_batch(tasks, mesh), key, language, config)
-        return constrain_batch(trajectory, mesh), metrics
-    parts = split_batch(tasks, config.rollout_microbatches, mesh), jax.random.split(key, config.rollout_microbatches)
+        trajectory, metrics = rollout(params, constrain_batch(tasks), key, language, config)
+        return constrain_batch(trajectory), metrics
+    parts = split_batch(tasks, config.rollout_microbatches), jax.random.split(key, config.rollout_microbatches)
     trajectory, metrics = jax.lax.map(lambda part: rollout(params, *part, language, config), parts)
-    return constrain_batch(join_batch(trajectory), mesh), jax.tree.map(jnp.mean, metrics)
+    return constrain_batch(join_batch(trajectory)), jax.tree.map(jnp.mean, metrics)
 
 
 def _on_base(params: PyTree, base: PyTree | None) -> PyTree:
     return params if base is None else params | {BASE: base}
 
 
-def make_loss_batch(trajectory: Trajectory, reference: PyTree | None, language: Language, config: Config, mesh: Mesh) -> LossBatch:
+def make_loss_batch(trajectory: Trajectory, reference: PyTree | None, language: Language, config: Config) -> LossBatch:
     """Computes what the loss holds constant: advantages, value targets, and the reference's log-probabilities where KL is on."""
     generation, reward_PG = trajectory.generation, trajectory.reward
     R = generation.tokens.shape[2]
@@ -117,7 +116,7 @@ def make_loss_batch(trajectory: Trajectory, reference: PyTree | None, language: 
         old_log_prob=generation.log_prob,
         advantage=advantage_PGR,
         mask=mask_PGR,
-        ref_log_prob=None if reference is None else _score_in_parts(reference, trajectory, language, config, mesh).log_prob,
+        ref_log_prob=None if reference is None else _score_in_parts(reference, trajectory, language, config).log_prob,
         old_value=None if target_PGR is None else generation.value,
         target=target_PGR,
     )
@@ -137,9 +136,9 @@ def score_trajectory(params: PyTree, trajectory: Trajectory, language: Language,
     )
 
 
-def _score_in_parts(params: PyTree, trajectory: Trajectory, language: Language, config: Config, mesh: Mesh) -> Scores:
+def _score_in_parts(params: PyTree, trajectory: Trajectory, language: Language, config: Config) -> Scores:
     """Scores a trajectory a micro-batch at a time, so that no pass needs more memory than one of those."""
-    parts = split_batch(trajectory, config.loss.num_minibatches * config.loss.num_microbatches, mesh)
+    parts = split_batch(trajectory, config.loss.num_minibatches * config.loss.num_microbatches)
     return join_batch(jax.lax.map(lambda part: score_trajectory(params, part, language, config), parts))
 
 
@@ -150,7 +149,6 @@ def run_updates(
     key: Array,
     language: Language,
     config: Config,
-    mesh: Mesh,
     base: PyTree | None = None,
 ) -> tuple[PyTree, PyTree, Metrics]:
     """Updates the trained agent on every minibatch of every epoch, in a fresh order each epoch; a group is never divided.
@@ -162,8 +160,8 @@ def run_updates(
 
     def update(carry, index_p):
         params, opt_state = carry
-        part, part_batch = constrain_batch(jax.tree.map(lambda x: x[index_p], (trajectory, batch)), mesh)
-        gradient, metrics = loss_gradient(params, part, part_batch, language, config, mesh, base)
+        part, part_batch = constrain_batch(jax.tree.map(lambda x: x[index_p], (trajectory, batch)))
+        gradient, metrics = loss_gradient(params, part, part_batch, language, config, base)
         metrics["grad_norm"] = optax.global_norm(gradient)
         step, opt_state = tx.update(gradient, opt_state, params)
         return (optax.apply_updates(params, step), opt_state), metrics
@@ -175,14 +173,14 @@ def run_updates(
 
 
 def loss_gradient(
-    params: PyTree, trajectory: Trajectory, batch: LossBatch, language: Language, config: Config, mesh: Mesh, base: PyTree | None = None
+    params: PyTree, trajectory: Trajectory, batch: LossBatch, language: Language, config: Config, base: PyTree | None = None
 ) -> tuple[PyTree, Metrics]:
     """Differentiates the loss of one minibatch by the trained agent's parameters, a micro-batch at a time.
 
     The loss is a mean over tokens or responses, so each micro-batch counts by how many of them it has, and the sum is the gradient of
     the whole. Returns (gradient, accumulated in float32, and the metrics of the minibatch).
     """
-    parts = split_batch((trajectory, batch), config.loss.num_microbatches, mesh)
+    parts = split_batch((trajectory, batch), config.loss.num_microbatches)
     mask_MPGR = parts[1].mask
 
     def add(total, part_and_weight):
@@ -215,7 +213,8 @@ def compile_train_step(
     of_base = () if base is None else (param_sharding(base, logical_axes(base), mesh),)
 
     def step(state: TrainState, tasks: Tasks, language: Language, *base: PyTree):
-        return train_step(state, tasks, language, *base, config=config, mesh=mesh)
+        with on_mesh(mesh):
+            return train_step(state, tasks, language, *base, config=config)
 
     return jax.jit(
         step,

@@ -307,7 +307,7 @@ def test_no_kl_no_reference_pass():
     """Oracle: the matrix products in the program that prepares the loss: none without a reference, some with one."""
     trajectory = rollout()(tiny.both(), answer_tasks(), first_key())
     assert program(CONFIG).start().reference is None
-    prepare = jax.jit(lambda trajectory, reference: make_loss_batch(trajectory, reference, LANGUAGE, CONFIG, make_mesh(CONFIG.mesh)))
+    prepare = jax.jit(lambda trajectory, reference: make_loss_batch(trajectory, reference, LANGUAGE, CONFIG))
     assert "dot_general" not in prepare.lower(trajectory, None).as_text()
     assert "dot_general" in prepare.lower(trajectory, tiny.both()["answerer"]).as_text()
 
@@ -336,7 +336,7 @@ def test_each_epoch_uses_every_prompt_once(monkeypatch):
     monkeypatch.setattr(step_module, "score_trajectory", written_down)
     monkeypatch.setattr(step_module, "policy_loss", loss)
     state = program(PPO).start()
-    run = jax.jit(lambda state, key: run_updates(state, trajectory, batch, key, LANGUAGE, PPO, program(PPO).mesh))
+    run = jax.jit(lambda state, key: run_updates(state, trajectory, batch, key, LANGUAGE, PPO))
     _, _, seen = run(state, jax.random.key(0))
     assert seen["prompt"].shape == (4, P // 2)
     np.testing.assert_array_equal(seen["prompt"], seen["advantage"])
