@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,10 +29,10 @@ def connect(config: ProcessConfig) -> None:
     """
     if not config.coordinator:
         return
-    named = {}
+    named: dict[str, Any] = {}
     if config.coordinator != AUTO:
-        named = {"coordinator_address": config.coordinator, "num_processes": config.num_processes, "process_id": config.process_id}
-        named["cluster_detection_method"] = "deactivate"
+        named |= {"coordinator_address": config.coordinator, "num_processes": config.num_processes, "process_id": config.process_id}
+        named |= {"cluster_detection_method": "deactivate"}
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # between CPUs; other devices have their own
     # JAX ends a process that has waited in vain with a stack trace. This comes before it.
     give_up = threading.Timer(config.timeout, _give_up, [config])

@@ -91,8 +91,9 @@ def draw_rollout(params: dict[str, PyTree], tasks: Tasks, key: Array, language: 
     if config.rollout_microbatches == 1:
         trajectory, metrics = rollout(params, constrain_batch(tasks), key, language, config)
         return constrain_batch(trajectory), metrics
-    parts = split_batch(tasks, config.rollout_microbatches), jax.random.split(key, config.rollout_microbatches)
-    trajectory, metrics = jax.lax.map(lambda part: rollout(params, *part, language, config), parts)
+    parts = split_batch(tasks, config.rollout_microbatches)
+    keys = jax.random.split(key, config.rollout_microbatches)
+    trajectory, metrics = jax.lax.map(lambda of: rollout(params, of[0], of[1], language, config), (parts, keys))
     return constrain_batch(join_batch(trajectory)), jax.tree.map(jnp.mean, metrics)
 
 
