@@ -10,44 +10,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny
-from test_layouts import OPTIMIZER
-from tiny import CONFIG, LANGUAGE, unoptimised  # noqa: F401
+from one_process import STEPS, run
+from tiny import unoptimised  # noqa: F401
 
 from mr1jax import checkpoint
-from mr1jax.config import MeshConfig, replace
+from mr1jax.config import MeshConfig
 from mr1jax.model.weights import load_params
-from mr1jax.train import train
 
 ROOT = Path(__file__).parents[1]
-STEPS = 3
-
-
-def config(steps, mesh):
-    return replace(CONFIG, steps=steps, mesh=mesh, optimizer=OPTIMIZER)
-
-
-def tasks():
-    """More than a step takes, so that it matters which process reads which."""
-    rng = np.random.default_rng(0)
-    return tiny.answer_tasks([tiny.random_memories(rng) for _ in range(20)], [(tiny.random_question(rng), "tea") for _ in range(20)])
-
-
-def main(folder, port, number, count, mesh):
-    """What one process of several does: a run of a step, which is then continued; and it writes down what it holds at the end."""
-    from mr1jax.config import ProcessConfig
-    from mr1jax.model.weights import save_params
-    from mr1jax.processes import connect
-    from mr1jax.sharding import to_host
-
-    connect(ProcessConfig(f"localhost:{port}", count, number, timeout=300))
-    jax.config.update("jax_disable_most_optimizations", True)
-    mesh = MeshConfig(*mesh)
-    train(config(1, mesh), tiny.both(), tasks(), LANGUAGE, folder / "run")
-    state, records, compiled = train(config(STEPS, mesh), tiny.both(), tasks(), LANGUAGE, folder / "run")
-    assert compiled == 1
-    assert [record["step"] for record in records] == [1, 2, 3]
-    save_params(folder / f"{number}.safetensors", to_host(state.params["answerer"]))
 
 
 def free_port():
@@ -65,7 +35,7 @@ def start(*arguments, **variables):
 @pytest.fixture(scope="module")
 def alone():
     """The same run in one process, on one device."""
-    return train(config(STEPS, MeshConfig()), tiny.both(), tasks(), LANGUAGE)
+    return run(STEPS, MeshConfig())
 
 
 @pytest.mark.parametrize(
@@ -79,8 +49,8 @@ def alone():
 )
 def test_processes_do_together_what_one_does(alone, tmp_path, count, devices, mesh):
     """Oracle: the run of one process: the parameters, in every process and in the checkpoint, and the log. There is one of each."""
-    arguments = [str(tmp_path), str(free_port()), str(count), json.dumps(mesh)]
-    processes = [start(__file__, str(number), *arguments, JAX_NUM_CPU_DEVICES=str(devices)) for number in range(count)]
+    program = [str(ROOT / "tests/one_process.py"), str(tmp_path), f"localhost:{free_port()}", str(count)]
+    processes = [start(*program, *map(str, (number, *mesh)), JAX_NUM_CPU_DEVICES=str(devices)) for number in range(count)]
     for process in processes:
         _, said = process.communicate(timeout=540)
         assert process.returncode == 0, said
@@ -112,7 +82,3 @@ def test_a_process_that_never_comes_is_not_waited_for_for_ever(tmp_path, number)
     expected = f"process {number} of 2 has waited 2 s at localhost:{port} for the others; start all of them, or raise --timeout"
     assert (process.returncode, said) == (2, f"mr1jax: {expected}\n")
     assert list(tmp_path.iterdir()) == []
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[1]), int(sys.argv[4]), json.loads(sys.argv[5]))
