@@ -152,14 +152,22 @@ def test_a_process_gives_its_rows_and_no_more():
     np.testing.assert_array_equal(batch, x)
 
 
-def test_what_is_placed_is_a_copy_and_comes_back_whole(mesh, params):
-    """Oracle: the arrays themselves, and their layout; the host may then change its own."""
-    own = jax.tree.map(np.array, params)
-    layout = sharding.param_sharding(own, LOGICAL_AXES, mesh)
-    placed = sharding.place(own, layout)
+def test_what_is_placed_comes_back_whole(mesh, params):
+    """Oracle: the arrays themselves, and the layout that was asked for."""
+    layout = sharding.param_sharding(params, LOGICAL_AXES, mesh)
+    placed = sharding.place(params, layout)
     assert jax.tree.map(lambda x: x.sharding, placed) == layout
-    jax.tree.map(lambda x: x.fill(0), own)
     jax.tree.map(np.testing.assert_array_equal, sharding.to_host(placed), params)
+
+
+def test_what_is_placed_is_a_copy():
+    """Oracle: the numbers before the host changed its own. On a CPU, JAX would use an array that begins at a multiple of 64 bytes."""
+    memory = np.zeros(64 + 16, np.float32)
+    start = -memory.ctypes.data % 64 // 4
+    own = memory[start : start + 64]
+    placed = sharding.place(own, sharding.replicated(sharding.make_mesh(MeshConfig())))
+    own.fill(1)
+    np.testing.assert_array_equal(placed, 0)
 
 
 def test_gathered_parameters_are_whole_along_fsdp(mesh, params):
