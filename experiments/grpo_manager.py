@@ -11,7 +11,7 @@ def get_config() -> Config:
     return Config(
         agent="manager",
         conversations=256,
-        steps=120,
+        steps=90,
         prompts_per_step=16,
         loss=LossConfig(algorithm="grpo"),
         optimizer=OptimizerConfig(learning_rate=4e-4),

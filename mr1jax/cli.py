@@ -93,7 +93,7 @@ def evaluate(
 
 
 def warm_start(assets: Path = Path("assets")) -> None:
-    """Trains tokenizer and warm start from nothing and writes them to `assets`; takes about an hour on two cores."""
+    """Trains tokenizer and warm start from nothing and writes them to `assets`; takes about three quarters of an hour on two cores."""
     from mr1jax.warm_start import PHASES, warm_start
 
     warm_start(Config(), PHASES, assets)
