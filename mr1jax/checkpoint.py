@@ -4,6 +4,7 @@
                             record.json    {"extra": what the caller adds, "leaves": shape and dtype of every leaf}
                             manifest.json  {file: sha256 of it}, written last: a step without it was never finished
 
+Where a run has several processes, Orbax writes the part of each, and the first of them does the rest; all must see the directory.
 Orbax restores a flipped bit without a word, so nothing is read before all files match the manifest; a step that does not match is passed
 over, with a warning, for the newest one before it that does.
 """
@@ -23,6 +24,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
 from mr1jax.config import require
+from mr1jax.processes import from_first, is_first, wait_for_all
 from mr1jax.structs import PyTree
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 RECORD = "record.json"
 RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+NO_STEP = 0  # no step of a run: its first is 1
 MAY_CHANGE = ("steps", "mesh")  # a run may be prolonged, and moved to other devices; anything else makes it another run
 
 
@@ -44,14 +47,19 @@ def save(directory: str | Path, step: int, state: PyTree, extra: dict[str, Any],
     folder = _folder(directory, step)
     if folder.exists():
         require(bool(verify(directory, step)), f"step {step} is already saved in {directory}; give another directory to start another run")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    wait_for_all("all have looked at what is there")
+    if is_first():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    wait_for_all("the folder is there")
     with ocp.StandardCheckpointer() as checkpointer:  # leaving the block waits for the commit
         checkpointer.save(folder / "state", state)
-    _write_json(folder / RECORD, {"extra": extra, "leaves": _describe_leaves(state)})
-    _write_json(folder / MANIFEST, {name: _sha256(folder / name) for name in _files(folder)})
-    for old in [kept for kept in saved_steps(directory) if kept <= step][:-max_to_keep]:
-        shutil.rmtree(_folder(directory, old))
+    if is_first():
+        _write_json(folder / RECORD, {"extra": extra, "leaves": _describe_leaves(state)})
+        _write_json(folder / MANIFEST, {name: _sha256(folder / name) for name in _files(folder)})
+        for old in [kept for kept in saved_steps(directory) if kept <= step][:-max_to_keep]:
+            shutil.rmtree(_folder(directory, old))
+    wait_for_all("the step is complete")
     return folder
 
 
@@ -64,8 +72,8 @@ def restore(directory: str | Path, like_state: PyTree, shardings: PyTree | None 
     """
     steps = saved_steps(directory)
     require(bool(steps), f"{directory} holds no checkpoint; train first, or give the directory of an earlier run")
-    step = latest_verified_step(directory)
-    if step is None:
+    step = from_first((latest_verified_step(directory) or NO_STEP) if is_first() else NO_STEP)
+    if step == NO_STEP:
         raise ValueError(f"every checkpoint in {directory} is damaged (steps {steps}); train again in another directory")
     folder = _folder(directory, step)
     record = json.loads((folder / RECORD).read_text())

@@ -9,11 +9,11 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from mr1jax.config import Config, LoraConfig, RetrievalKind, replace, require
+from mr1jax.config import Config, LoraConfig, ProcessConfig, RetrievalKind, replace, require
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 USER_ERROR = 2
@@ -140,18 +140,28 @@ def info(
 
 
 def train(arguments: Sequence[str]) -> Callable[[], None]:
-    """Trains an experiment: its file gives the configuration, the other arguments change fields of it."""
+    """Trains an experiment: its file gives the configuration, the other arguments change fields of it.
+
+    One process of several is started with --coordinator host:port --num-processes N --process-id I, or --coordinator auto in a cluster.
+    """
     from mr1jax.experiment import run_experiment
 
     require(bool(arguments) and not arguments[0].startswith("-"), "name an experiment, as in: mr1jax train grpo_answer")
     name, *overrides = arguments
-    config = tyro.cli(
-        tyro.conf.configure(tyro.conf.FlagConversionOff)(Config),
+    config, processes = tyro.cli(
+        tyro.conf.configure(tyro.conf.FlagConversionOff)(_TrainArguments),
         prog=f"mr1jax train {name}",
-        default=load_config(name),
+        default=_TrainArguments(load_config(name), ProcessConfig()),
         args=overrides,
     )
-    return functools.partial(run_experiment, config, Path("runs") / name)
+    return functools.partial(run_experiment, config, processes, Path("runs") / name)
+
+
+class _TrainArguments(NamedTuple):
+    """What is trained, and by which process of how many; the fields of both stand side by side."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    processes: Annotated[ProcessConfig, tyro.conf.arg(name="")]
 
 
 def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:

@@ -163,10 +163,11 @@ class LossConfig:
     gae_lambda: float = 1.0
     epochs: int = 1  # passes over one rollout
     num_minibatches: int = 1  # updates a pass; prompts are divided, a group never is
+    num_microbatches: int = 1  # parts of a minibatch whose gradients are added up: the same update in less memory
 
     def __post_init__(self):
         require(self.algorithm in ("grpo", "ppo"), f"LossConfig.algorithm is {self.algorithm!r}; choose 'grpo' or 'ppo'")
-        _require_positive(self, "clip_eps", "value_clip_eps", "epochs", "num_minibatches")
+        _require_positive(self, "clip_eps", "value_clip_eps", "epochs", "num_minibatches", "num_microbatches")
         _require_between(self, 0.0, 1e6, "kl_coef", "entropy_coef", "value_coef")
         _require_between(self, 0.0, 1.0, "gamma", "gae_lambda")
 
@@ -197,6 +198,7 @@ class MeshConfig:
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
+    gather_for_rollout: bool = False  # what fsdp cuts is put together once a rollout instead of once a token: faster, and more memory
 
     def __post_init__(self):
         _require_positive(self, "data", "fsdp", "tensor")
@@ -204,6 +206,29 @@ class MeshConfig:
     @property
     def num_devices(self) -> int:
         return self.data * self.fsdp * self.tensor
+
+
+@dataclass(frozen=True)
+class ProcessConfig:
+    """How the processes of one run find each other. The default is a run of one process; no part of what is trained."""
+
+    coordinator: str = ""  # host:port where process 0 listens; auto: what a TPU pod, Slurm or Open MPI says of all three
+    num_processes: int = 1
+    process_id: int = 0
+    timeout: int = 300  # seconds that one waits for the others at the start
+
+    def __post_init__(self):
+        _require_positive(self, "num_processes", "timeout")
+        _require_between(self, 0, self.num_processes - 1, "process_id")
+        host, _, port = self.coordinator.rpartition(":")
+        require(
+            self.coordinator in ("", "auto") or (host != "" and port.isdecimal()),
+            f"ProcessConfig.coordinator is {self.coordinator!r}; give host:port of process 0, or auto",
+        )
+        require(
+            self.num_processes == 1 or self.coordinator not in ("", "auto"),
+            f"ProcessConfig.num_processes is {self.num_processes}, and coordinator {self.coordinator!r}; give host:port of process 0",
+        )
 
 
 @dataclass(frozen=True)
@@ -216,6 +241,7 @@ class Config:
     steps: int = 60
     prompts_per_step: int = 16
     group_size: int = 8
+    rollout_microbatches: int = 1  # the prompts of a step are drawn from in so many parts, one after another: less memory, and slower
     questions_per_state: int = 4  # asked of the bank that each candidate operation leaves (Manager only)
     seed: int = 0
     backbone: str = ""  # a Hugging Face folder, a name of `BACKBONES` or an id of the hub; empty: the tiny model that ships
@@ -235,7 +261,7 @@ class Config:
     def __post_init__(self):
         require(self.agent in AGENTS, f"Config.agent is {self.agent!r}; choose 'manager' or 'answerer'")
         require(self.data in ("memdial", "locomo"), f"Config.data is {self.data!r}; choose 'memdial' or 'locomo'")
-        _require_positive(self, "conversations", "steps", "prompts_per_step", "group_size", "questions_per_state")
+        _require_positive(self, "conversations", "steps", "prompts_per_step", "group_size", "rollout_microbatches", "questions_per_state")
         _require_between(self, 0, 2**31 - 1, "seed")
         require(
             self.manager.retrieval == "lexical",
@@ -251,12 +277,21 @@ class Config:
             f"Config.prompts_per_step is {self.prompts_per_step}, which the {shards} devices of the data and fsdp axes do not divide; "
             f"use {max(shards, self.prompts_per_step // shards * shards)}",
         )
-        parts = shards * self.loss.num_minibatches
-        require(
-            self.prompts_per_step % parts == 0,
-            f"Config.prompts_per_step is {self.prompts_per_step}, which loss.num_minibatches {self.loss.num_minibatches} times {shards} "
-            f"devices does not divide; use {max(parts, self.prompts_per_step // parts * parts)}",
+        loss, rollout = self.loss, self.rollout_microbatches
+        divisions = (
+            (
+                loss.num_minibatches * loss.num_microbatches,
+                f"loss.num_minibatches {loss.num_minibatches} times loss.num_microbatches {loss.num_microbatches}",
+            ),
+            (rollout, f"rollout_microbatches {rollout}"),
         )
+        for count, product in divisions:
+            parts = shards * count
+            require(
+                self.prompts_per_step % parts == 0,
+                f"Config.prompts_per_step is {self.prompts_per_step}, which {product} times {shards} devices does not divide; "
+                f"use {max(parts, self.prompts_per_step // parts * parts)}",
+            )
         require(
             self.loss.algorithm != "grpo" or self.group_size > 1,
             f"Config.group_size is {self.group_size}; GRPO compares the members of a group and needs 2 or more",

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mr1jax.config import Config, replace, require
+from mr1jax.config import Config, ProcessConfig, replace, require
 from mr1jax.data.datasets import read_split
 from mr1jax.model.backbones import read_config
 from mr1jax.model.export import export_adapter, export_backbone
@@ -14,26 +14,33 @@ from mr1jax.model.huggingface import load_backbone
 from mr1jax.model.lora import BASE, merge_adapter
 from mr1jax.model.weights import save_params
 from mr1jax.prepare import describe_agent, load_agent, load_start, make_tasks
+from mr1jax.processes import connect, first_alone, is_first
 from mr1jax.report import draw_curves, write_whole
-from mr1jax.sharding import make_mesh
+from mr1jax.sharding import make_mesh, to_host
 from mr1jax.text.huggingface_tokenizer import HuggingFaceTokenizer
 from mr1jax.train import train
 
 RUN_CONFIG = "config.json"
 
 
-def run_experiment(config: Config, folder: Path, data_dir: Path = Path("data")) -> None:
+def run_experiment(config: Config, processes: ProcessConfig, folder: Path, data_dir: Path = Path("data")) -> None:
     """Trains `config` into `folder`: config.json, metrics.jsonl, checkpoints/, curves.png and the trained agent's weights.
 
-    Started again with the same configuration it continues; a folder of another one is refused.
+    Started again with the same configuration it continues; a folder of another one is refused. Every process of a run must call this, and
+    see the same folders; the first of them writes.
     """
+    connect(processes)
     make_mesh(config.mesh)  # refuses what the devices cannot give before anything is read
     start = load_start(config)
-    records = read_split(config.data, "train", data_dir)[: config.conversations]
+    with first_alone("the data set is there"):
+        records = read_split(config.data, "train", data_dir)[: config.conversations]
     tasks = make_tasks(records, start)
     state, log, _ = train(start.config, start.params, tasks, start.language, folder, description=f"train the {config.agent}")
     about = describe_agent(start.config, config.agent, start.params.get(BASE))
-    save_params(folder / f"{config.agent}.safetensors", state.params[config.agent], about)
+    trained = to_host(state.params[config.agent])
+    if not is_first():
+        return
+    save_params(folder / f"{config.agent}.safetensors", trained, about)
     write_whole(folder / RUN_CONFIG, json.dumps(dataclasses.asdict(replace(config, backbone=start.config.backbone)), indent=2) + "\n")
     draw_curves(folder / "curves.png", {config.agent: [(int(record["step"]), record["reward"]) for record in log]})
     print(f"trained the {config.agent} for {len(log)} steps; reward {log[0]['reward']:.3f} -> {log[-1]['reward']:.3f}; see {folder}")

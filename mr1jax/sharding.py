@@ -6,15 +6,21 @@ The model names the dimensions of its parameters (`embed`, `mlp`, ...); one tabl
     fsdp    parts of the batch too, and parameters and optimizer state cut along their `embed` dimension
     tensor  parameters cut along heads, feed-forward width and vocabulary
 
-XLA derives the layout of everything in between, and the collectives, from these.
+XLA derives the layout of everything in between, and the collectives, from these and from one rule more: whatever has a leading axis of
+prompts is cut along it. Left alone XLA would carry the cut of the embedding into all that is computed from it, and every device would
+work on the whole batch. Inside `on_mesh` the functions of the step hold arrays to these layouts; outside, as on a single device in
+evaluation, they change nothing.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mr1jax.config import MeshConfig
+from mr1jax.config import MeshConfig, require
 from mr1jax.structs import PyTree
 
 BATCH_AXES = ("data", "fsdp")
@@ -35,7 +41,7 @@ RULES: dict[str | None, str | None] = {
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Arranges devices in a mesh with the axes data, fsdp and tensor. Takes all devices by default, and uses the first it needs.
 
-    Raises `ValueError` if the configuration asks for more devices than there are.
+    Raises `ValueError` if the configuration asks for more devices than there are, or several processes have more than it asks for.
     """
     devices = jax.devices() if devices is None else devices
     if config.num_devices > len(devices):
@@ -43,6 +49,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"MeshConfig asks for {config.num_devices} devices (data {config.data}, fsdp {config.fsdp}, tensor {config.tensor}), but there "
             f"are {len(devices)}; lower one of the three until their product is at most {len(devices)}"
         )
+    num_processes = len({device.process_index for device in devices})
+    require(
+        num_processes == 1 or config.num_devices == len(devices),
+        f"MeshConfig asks for {config.num_devices} devices (data {config.data}, fsdp {config.fsdp}, tensor {config.tensor}), and the "
+        f"{num_processes} processes of this run have {len(devices)}; the product of the three must be {len(devices)}",
+    )
     return jax.make_mesh(
         (config.data, config.fsdp, config.tensor),
         ("data", "fsdp", "tensor"),
@@ -61,9 +73,67 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def constrain_batch(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Holds every leaf of a batch, inside jit, to `batch_sharding`. The data and fsdp devices must divide the leading axis."""
-    return jax.lax.with_sharding_constraint(tree, batch_sharding(mesh))
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+    """Lists the rows of a batch that the devices of this process hold: all of them where there is but one process."""
+    cuts = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for (cut,) in cuts for row in range(batch_size)[cut]})
+
+
+def place_batch(tree: PyTree, rows: Sequence[int], mesh: Mesh, batch_size: int) -> PyTree:
+    """Makes a batch of what the processes read of it: each gives its own `local_rows`, [len(rows), ...], and none sends any."""
+
+    def put(x):
+        def part(index):
+            start, stop, _ = index[0].indices(batch_size)
+            return x[rows.index(start) : rows.index(start) + stop - start]
+
+        return jax.make_array_from_callback((batch_size, *x.shape[1:]), batch_sharding(mesh), part)
+
+    return jax.tree.map(put, tree)
+
+
+def place(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Copies arrays, from wherever they are, to where a layout says; every process fills its own devices."""
+
+    def put(x, sharding):
+        x = to_host(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: np.array(x[index]))
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Gives every process the whole arrays as numpy, one at a time; all processes must call it."""
+    return jax.tree.map(lambda x: np.asarray(x if _is_here(x) else multihost_utils.process_allgather(x, tiled=True)), tree)
+
+
+def _is_here(x: jax.Array | np.ndarray) -> bool:
+    return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
+
+
+def on_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Makes this the mesh that the functions below hold arrays to, while a program is traced."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def constrain_batch(tree: PyTree) -> PyTree:
+    """Holds every leaf of a batch to `batch_sharding`. The data and fsdp devices must divide the leading axis."""
+    return _constrain(tree, PartitionSpec(BATCH_AXES))
+
+
+def split_batch(tree: PyTree, num_parts: int) -> PyTree:
+    """Divides a batch in parts that are spread over the devices as the whole is: [P, ...] to [parts, P / parts, ...].
+
+    Part m takes the rows m, m + parts, m + 2 parts and so on, so that each device has some of every part and none of them moves.
+    Devices of data and fsdp times parts must divide the leading axis.
+    """
+    parts = jax.tree.map(lambda x: x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1), tree)
+    return _constrain(parts, PartitionSpec(None, BATCH_AXES))
+
+
+def join_batch(tree: PyTree) -> PyTree:
+    """Puts the rows that `split_batch` divided back in their order."""
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
 
 def param_sharding(params: PyTree, logical_axes: PyTree, mesh: Mesh) -> PyTree:
@@ -73,6 +143,14 @@ def param_sharding(params: PyTree, logical_axes: PyTree, mesh: Mesh) -> PyTree:
     Raises `ValueError` on a name without a rule.
     """
     return jax.tree.map(lambda param, axes: _sharding(param.shape, axes, mesh), params, logical_axes)
+
+
+def gather_fsdp(params: PyTree, logical_axes: PyTree) -> PyTree:
+    """Holds parameters to their layout without fsdp: whole along what it cuts, still cut by tensor.
+
+    So every device has what a loop over tokens reads, before the loop begins. Arguments as in `param_sharding`.
+    """
+    return jax.tree.map(lambda param, axes: _constrain(param, _spec(param.shape, axes, _mesh(), whole="fsdp")), params, logical_axes)
 
 
 def state_sharding(state: PyTree, logical_axes: PyTree, mesh: Mesh) -> PyTree:
@@ -101,13 +179,25 @@ def state_sharding(state: PyTree, logical_axes: PyTree, mesh: Mesh) -> PyTree:
     return shardings
 
 
+def _mesh() -> AbstractMesh:
+    return jax.sharding.get_abstract_mesh()
+
+
+def _constrain(tree: PyTree, spec: PartitionSpec) -> PyTree:
+    return tree if _mesh().empty else jax.lax.with_sharding_constraint(tree, spec)
+
+
 def _sharding(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, _spec(shape, axes, mesh))
+
+
+def _spec(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Mesh | AbstractMesh, whole: str = "") -> PartitionSpec:
     unknown = [axis for axis in axes if axis not in RULES]
     if unknown:
         raise ValueError(f"sharding.RULES has no rule for the logical axis {unknown[0]!r} of {axes}; add one")
     mesh_axes = [RULES[axis] for axis in axes]
-    spec = [axis if axis and size % mesh.shape[axis] == 0 else None for size, axis in zip(shape, mesh_axes, strict=True)]
-    return NamedSharding(mesh, PartitionSpec(*spec))
+    is_cut = [bool(axis) and axis != whole and size % mesh.shape[axis] == 0 for size, axis in zip(shape, mesh_axes, strict=True)]
+    return PartitionSpec(*(axis if cut else None for axis, cut in zip(mesh_axes, is_cut, strict=True)))
 
 
 def _is_axes(node: PyTree) -> bool:

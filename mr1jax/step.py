@@ -23,9 +23,19 @@ from mr1jax.config import Config, replace
 from mr1jax.model.lora import BASE, agent_params
 from mr1jax.model.transformer import logical_axes
 from mr1jax.rl.advantages import dead_group_share, gae, group_advantage, token_reward, whiten
-from mr1jax.rl.losses import LossBatch, policy_loss
+from mr1jax.rl.losses import LossBatch, join_metrics, part_weights, policy_loss
 from mr1jax.rl.sampling import Scores, score
-from mr1jax.sharding import batch_sharding, constrain_batch, param_sharding, replicated, state_sharding
+from mr1jax.sharding import (
+    batch_sharding,
+    constrain_batch,
+    gather_fsdp,
+    join_batch,
+    on_mesh,
+    param_sharding,
+    replicated,
+    split_batch,
+    state_sharding,
+)
 from mr1jax.structs import Array, PyTree, TrainState, Trajectory
 
 Tasks = AnswerTask | ManagerTask
@@ -55,7 +65,7 @@ def init_state(config: Config, params: dict[str, PyTree], key: Array) -> TrainSt
 
 
 def train_step(
-    state: TrainState, tasks: Tasks, language: Language, base: PyTree | None = None, *, config: Config, mesh: Mesh
+    state: TrainState, tasks: Tasks, language: Language, base: PyTree | None = None, *, config: Config
 ) -> tuple[TrainState, Metrics]:
     """Does one step of GRPO or PPO on P tasks (leading axis of every leaf). Pure; the state's key is folded with its step.
 
@@ -63,17 +73,28 @@ def train_step(
     `ratio_gap` is of the first update, where sampler and trainer must agree.
     """
     rollout_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-    rollout = answer_rollout if config.agent == "answerer" else manager_rollout
-    params = _on_base(state.params, base)
-    trajectory, metrics = rollout(params, constrain_batch(tasks, mesh), rollout_key, language, config)
-    trajectory = constrain_batch(trajectory, mesh)
+    trajectory, metrics = draw_rollout(_on_base(state.params, base), tasks, rollout_key, language, config)
     reference = base if config.lora.rank and config.loss.kl_coef > 0 else state.reference
     batch = make_loss_batch(trajectory, reference, language, config)
-    trained, opt_state, updates = run_updates(state, trajectory, batch, shuffle_key, language, config, mesh, base)
+    trained, opt_state, updates = run_updates(state, trajectory, batch, shuffle_key, language, config, base)
     metrics |= {name: value[0] if name == "ratio_gap" else jnp.mean(value) for name, value in updates.items()}
     metrics["dead_groups"] = dead_group_share(trajectory.reward)
     params = state.params | {config.agent: trained}
     return replace(state, params=params, opt_state=opt_state, step=state.step + 1), metrics
+
+
+def draw_rollout(params: dict[str, PyTree], tasks: Tasks, key: Array, language: Language, config: Config) -> tuple[Trajectory, Metrics]:
+    """Draws the trajectory of a batch of tasks, in `config.rollout_microbatches` parts one after another, and its metrics."""
+    if config.mesh.gather_for_rollout:
+        params = {name: gather_fsdp(tree, logical_axes(tree)) for name, tree in params.items()}
+    rollout = answer_rollout if config.agent == "answerer" else manager_rollout
+    if config.rollout_microbatches == 1:
+        trajectory, metrics = rollout(params, constrain_batch(tasks), key, language, config)
+        return constrain_batch(trajectory), metrics
+    parts = split_batch(tasks, config.rollout_microbatches)
+    keys = jax.random.split(key, config.rollout_microbatches)
+    trajectory, metrics = jax.lax.map(lambda of: rollout(params, of[0], of[1], language, config), (parts, keys))
+    return constrain_batch(join_batch(trajectory)), jax.tree.map(jnp.mean, metrics)
 
 
 def _on_base(params: PyTree, base: PyTree | None) -> PyTree:
@@ -96,7 +117,7 @@ def make_loss_batch(trajectory: Trajectory, reference: PyTree | None, language: 
         old_log_prob=generation.log_prob,
         advantage=advantage_PGR,
         mask=mask_PGR,
-        ref_log_prob=None if reference is None else score_trajectory(reference, trajectory, language, config).log_prob,
+        ref_log_prob=None if reference is None else _score_in_parts(reference, trajectory, language, config).log_prob,
         old_value=None if target_PGR is None else generation.value,
         target=target_PGR,
     )
@@ -116,6 +137,12 @@ def score_trajectory(params: PyTree, trajectory: Trajectory, language: Language,
     )
 
 
+def _score_in_parts(params: PyTree, trajectory: Trajectory, language: Language, config: Config) -> Scores:
+    """Scores a trajectory a micro-batch at a time, so that no pass needs more memory than one of those."""
+    parts = split_batch(trajectory, config.loss.num_minibatches * config.loss.num_microbatches)
+    return join_batch(jax.lax.map(lambda part: score_trajectory(params, part, language, config), parts))
+
+
 def run_updates(
     state: TrainState,
     trajectory: Trajectory,
@@ -123,7 +150,6 @@ def run_updates(
     key: Array,
     language: Language,
     config: Config,
-    mesh: Mesh,
     base: PyTree | None = None,
 ) -> tuple[PyTree, PyTree, Metrics]:
     """Updates the trained agent on every minibatch of every epoch, in a fresh order each epoch; a group is never divided.
@@ -135,14 +161,8 @@ def run_updates(
 
     def update(carry, index_p):
         params, opt_state = carry
-        part, part_batch = constrain_batch(jax.tree.map(lambda x: x[index_p], (trajectory, batch)), mesh)
-
-        def loss(params):
-            own = agent_params(_on_base({config.agent: params}, base), config.agent, config.lora)
-            scores = score_trajectory(own, part, language, config)
-            return policy_loss(scores.log_prob, scores.entropy, scores.value, part_batch, config.loss)
-
-        gradient, metrics = jax.grad(loss, has_aux=True)(params)
+        part, part_batch = constrain_batch(jax.tree.map(lambda x: x[index_p], (trajectory, batch)))
+        gradient, metrics = loss_gradient(params, part, part_batch, language, config, base)
         metrics["grad_norm"] = optax.global_norm(gradient)
         step, opt_state = tx.update(gradient, opt_state, params)
         return (optax.apply_updates(params, step), opt_state), metrics
@@ -151,6 +171,34 @@ def run_updates(
     order = order.reshape(config.loss.epochs * num_minibatches, P // num_minibatches)
     (params, opt_state), metrics = jax.lax.scan(update, (state.params[config.agent], state.opt_state), order)
     return params, opt_state, metrics
+
+
+def loss_gradient(
+    params: PyTree, trajectory: Trajectory, batch: LossBatch, language: Language, config: Config, base: PyTree | None = None
+) -> tuple[PyTree, Metrics]:
+    """Differentiates the loss of one minibatch by the trained agent's parameters, a micro-batch at a time.
+
+    The loss is a mean over tokens or responses, so each micro-batch counts by how many of them it has, and the sum is the gradient of
+    the whole. Returns (gradient, accumulated in float32, and the metrics of the minibatch).
+    """
+    parts = split_batch((trajectory, batch), config.loss.num_microbatches)
+    mask_MPGR = parts[1].mask
+
+    def add(total, part_and_weight):
+        (part, part_batch), weight = part_and_weight
+
+        def loss(params):
+            own = agent_params(_on_base({config.agent: params}, base), config.agent, config.lora)
+            scores = score_trajectory(own, part, language, config)
+            value, metrics = policy_loss(scores.log_prob, scores.entropy, scores.value, part_batch, config.loss)
+            return weight * value, metrics
+
+        gradient, metrics = jax.grad(loss, has_aux=True)(params)
+        return jax.tree.map(jnp.add, total, gradient), metrics
+
+    zeros = jax.tree.map(lambda param: jnp.zeros(param.shape, jnp.float32), params)
+    gradient, metrics = jax.lax.scan(add, zeros, (parts, part_weights(mask_MPGR, config.loss)))
+    return gradient, join_metrics(metrics, mask_MPGR, config.loss)
 
 
 def compile_train_step(
@@ -166,7 +214,8 @@ def compile_train_step(
     of_base = () if base is None else (param_sharding(base, logical_axes(base), mesh),)
 
     def step(state: TrainState, tasks: Tasks, language: Language, *base: PyTree):
-        return train_step(state, tasks, language, *base, config=config, mesh=mesh)
+        with on_mesh(mesh):
+            return train_step(state, tasks, language, *base, config=config)
 
     return jax.jit(
         step,

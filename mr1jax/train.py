@@ -1,7 +1,8 @@
 """The host loop: draw a batch, run the compiled step, log, save. Everything that learns is in `step`.
 
 A run leaves in its folder `metrics.jsonl` (one line a step) and `checkpoints/`; started again it continues from the newest checkpoint
-that verifies, with the same batches as if it had never stopped.
+that verifies, with the same batches as if it had never stopped. Of several processes each reads its own rows of a batch, and the first
+writes; the folder is one that all see.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from mr1jax import checkpoint
@@ -22,7 +24,8 @@ from mr1jax.config import AGENTS, Config, require
 from mr1jax.data.loader import Loader, make_loader
 from mr1jax.model.lora import BASE
 from mr1jax.model.transformer import logical_axes
-from mr1jax.sharding import make_mesh, param_sharding, state_sharding
+from mr1jax.processes import is_first
+from mr1jax.sharding import local_rows, make_mesh, param_sharding, place, place_batch, replicated, state_sharding
 from mr1jax.step import Tasks, compile_train_step, init_state
 from mr1jax.structs import PyTree, TrainState
 
@@ -46,22 +49,23 @@ def train(
     folder: where to log and save; None keeps nothing. Returns (state, one record a step, number of compilations).
     """
     mesh = make_mesh(config.mesh)
-    # The step donates its state: what the caller gave must be a copy, and so must two agents that start from one tree.
-    own = {agent: jax.tree.map(lambda x: np.array(x), params[agent]) for agent in AGENTS}
-    state = init_state(config, own, jax.random.key(config.seed))
-    state = jax.device_put(state, state_sharding(state, logical_axes(own[config.agent]), mesh))
+    state = _start(config, params, mesh)
     base = [jax.device_put(params[BASE], param_sharding(params[BASE], logical_axes(params[BASE]), mesh))] if BASE in params else []
     step = compile_train_step(config, mesh, state, *base)
     about = checkpoint.describe_run(config) | ({"base": checkpoint.fingerprint(*base)} if base else {})
-    num_tasks = len(jax.tree.leaves(tasks)[0])
-    loader = make_loader(range(num_tasks), lambda i: take(tasks, i), batch_size=config.prompts_per_step, seed=config.seed)
+    language = place(language, jax.tree.map(lambda _: replicated(mesh), language))
+    num_tasks, batch_size = len(jax.tree.leaves(tasks)[0]), config.prompts_per_step
+    rows = local_rows(mesh, batch_size)
+    loader = make_loader(range(num_tasks), lambda i: take(tasks, i), batch_size=batch_size, seed=config.seed, rows=rows)
     records: list[Record] = []
     if folder is not None:
         state, records = _resume(folder, config, about, state, loader)
-    with _log(folder, records) as write:
-        for number in tqdm(range(int(state.step), config.steps), desc=description, initial=int(state.step), total=config.steps):
+    done = int(state.step)
+    progress = tqdm(range(done, config.steps), desc=description, initial=done, total=config.steps, disable=not is_first())
+    with _log(folder if is_first() else None, records) as write:
+        for number in progress:
             started = time.monotonic()
-            state, metrics = step(state, next(loader), language, *base)
+            state, metrics = step(state, place_batch(next(loader), rows, mesh, batch_size), language, *base)
             record = {"step": number + 1} | {name: float(value) for name, value in sorted(metrics.items())}
             _require_finite(record)
             record["seconds"] = time.monotonic() - started
@@ -72,15 +76,27 @@ def train(
     return state, records, step._cache_size()  # type: ignore[attr-defined]
 
 
+def _start(config: Config, params: dict[str, PyTree], mesh: Mesh) -> TrainState:
+    """Lays out a state of its own: the step donates it, so it must be a copy of what the caller gave, and of each agent another one."""
+    axes, own = logical_axes(params[config.agent]), {agent: params[agent] for agent in AGENTS}
+    own = place(own, state_sharding(own, axes, mesh))
+
+    def start(own: dict[str, PyTree]) -> TrainState:
+        return init_state(config, own, jax.random.key(config.seed))
+
+    layout = state_sharding(jax.eval_shape(start, own), axes, mesh)
+    return jax.jit(start, out_shardings=layout, donate_argnums=0)(own)
+
+
 def _resume(folder: Path, config: Config, about: dict[str, Any], state: TrainState, loader: Loader) -> tuple[TrainState, list[Record]]:
     """Continues from the newest sound checkpoint, if there is one: state, data cursor, and the log up to its step."""
     if not checkpoint.saved_steps(folder / "checkpoints"):
         return state, []
+    lines = (folder / "metrics.jsonl").read_text().splitlines()  # before the first process, which restores with all others, writes it
     state, extra, step = checkpoint.restore(folder / "checkpoints", state)
     checkpoint.require_same_config(extra, config)
     require(extra.get("base") == about.get("base"), f"{folder} was trained on another base than this; resume with the weights it had")
     loader.restore(extra["loader"])
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
     return state, [record for record in map(json.loads, lines) if record["step"] <= step]
 
 

@@ -59,6 +59,7 @@ OUT_OF_RANGE = {
         "gae_lambda": RATE,
         "epochs": COUNT,
         "num_minibatches": COUNT,
+        "num_microbatches": COUNT,
     },
     OptimizerConfig: {
         "learning_rate": (0.0, -1e-4, NAN),
@@ -76,6 +77,7 @@ OUT_OF_RANGE = {
         "steps": COUNT,
         "prompts_per_step": COUNT,
         "group_size": COUNT,
+        "rollout_microbatches": COUNT,
         "questions_per_state": COUNT,
         "seed": (-1, 2**31),
     },
@@ -124,8 +126,13 @@ def test_defaults_construct_hash_and_stay(cls):
         ({"mesh": MeshConfig(data=4, fsdp=5), "prompts_per_step": 16}, "Config.prompts_per_step is 16, which the 20 devices .* use 20"),
         (
             {"loss": LossConfig(num_minibatches=3)},
-            "Config.prompts_per_step is 16, which loss.num_minibatches 3 times 1 devices does not divide",
+            "Config.prompts_per_step is 16, which loss.num_minibatches 3 times loss.num_microbatches 1 times 1 devices does not divide",
         ),
+        (
+            {"loss": LossConfig(num_minibatches=2, num_microbatches=4), "mesh": MeshConfig(fsdp=4)},
+            "which loss.num_minibatches 2 times loss.num_microbatches 4 times 4 devices does not divide; use 32",
+        ),
+        ({"rollout_microbatches": 5}, "prompts_per_step is 16, which rollout_microbatches 5 times 1 devices does not divide; use 15"),
         ({"answerer": AgentConfig(3, 64, 8, retrieval="hybrid")}, "answerer.retrieval is 'hybrid', which needs .* Config.encoder"),
         ({"manager": AgentConfig(3, 64, 8, retrieval="dense"), "encoder": "x"}, "manager.retrieval is 'dense'; .* use 'lexical'"),
         ({"group_size": 1}, "Config.group_size is 1; GRPO compares"),

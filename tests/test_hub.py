@@ -13,7 +13,7 @@ import small_backbone
 from huggingface_hub import constants
 
 from mr1jax import cli, experiment, prepare
-from mr1jax.config import AgentConfig, Config
+from mr1jax.config import AgentConfig, Config, ProcessConfig
 from mr1jax.model.backbones import BACKBONES
 from mr1jax.model.hub import find_backbone
 
@@ -138,7 +138,7 @@ def test_a_run_starts_from_an_id_and_records_its_commit(hub, files, monkeypatch,
     monkeypatch.setattr(experiment, "train", lambda *_, **__: (state, [{"step": 1, "reward": 0.0}], 1))
     monkeypatch.setattr(experiment, "read_split", lambda *_: [])
     monkeypatch.setattr(experiment, "make_tasks", lambda *_: None)
-    experiment.run_experiment(config, tmp_path / "run")
+    experiment.run_experiment(config, ProcessConfig(), tmp_path / "run")
     assert json.loads((tmp_path / "run/config.json").read_text())["backbone"] == f"{REPOSITORY}@{NEW}"
 
 

@@ -12,6 +12,7 @@ FILES = sorted(path for folder in ("mr1jax", "experiments", "bench", "tpu") for 
 # A room imports from floors below its own only; rooms of one floor do not know each other. The host loops may, short of a circle.
 FLOORS = (
     ("structs", "config"),
+    ("processes",),
     ("sharding", "checkpoint", "statistics"),
     ("memory", "text", "model"),
     ("data", "rl"),

@@ -82,6 +82,27 @@ def test_policy_gradient_is_that_of_the_papers(scores, batch, config):
         np.testing.assert_array_equal(np.asarray(gradient)[~np.asarray(batch.mask)], 0.0)
 
 
+@pytest.mark.parametrize("config", [GRPO, PPO], ids=["grpo", "ppo"])
+def test_parts_make_up_the_whole(scores, batch, config):
+    """Oracle: loss, gradients and metrics of the whole batch. One part has 6 tokens, the other 4, and a response of the second has none."""
+    batch = batch.replace(mask=batch.mask.at[1, 0].set(False))
+    whole, metrics = policy_gradient(*scores, batch, config)
+    in_parts = jax.tree.map(lambda x: x[:, None], (*scores, batch))  # M parts of one prompt
+    weight_M = losses.part_weights(in_parts[3].mask, config)
+    expected = [5 / 8, 3 / 8] if config.algorithm == "ppo" else [2 / 3, 1 / 3]
+    np.testing.assert_allclose(weight_M, expected, rtol=1e-6)
+    parts = [policy_gradient(*jax.tree.map(lambda x, m=m: x[m], in_parts), config) for m in range(2)]
+    gradient = [
+        np.concatenate([weight * part for weight, part in zip(weight_M, of_M, strict=True)])
+        for of_M in zip(*(g for g, _ in parts), strict=True)
+    ]
+    jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7), gradient, list(whole))
+    joined = losses.join_metrics(jax.tree.map(lambda *m: jnp.stack(m), *(m for _, m in parts)), in_parts[3].mask, config)
+    assert joined.keys() == metrics.keys()
+    jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7), joined, metrics)
+    assert metrics["clip_fraction"] > 0
+
+
 @pytest.mark.parametrize("junk", [math.nan, math.inf, -math.inf, 1e30])
 @pytest.mark.parametrize("config", [GRPO, PPO], ids=["grpo", "ppo"])
 def test_junk_under_the_mask_changes_nothing(scores, batch, config, junk):

@@ -104,7 +104,8 @@ def two_updates(params, mesh):
 
     def update(state, x_BD):
         params, opt_state = state
-        gradient = jax.grad(loss)(params, sharding.constrain_batch(x_BD, mesh))
+        with sharding.on_mesh(mesh):
+            gradient = jax.grad(loss)(params, sharding.constrain_batch(x_BD))
         updates, opt_state = TX.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
@@ -136,7 +137,8 @@ def test_batch_is_cut_over_data_and_fsdp(mesh):
     rows = sorted(int(shard.data[0, 0]) // 2 for shard in x.addressable_shards)
     assert rows == [0, 0, 2, 2, 4, 4, 6, 6]
     assert {shard.data.shape for shard in x.addressable_shards} == {(2, 2)}
-    inside = jax.jit(lambda x: sharding.constrain_batch(x * 2, mesh))(np.arange(16.0).reshape(8, 2))
+    with sharding.on_mesh(mesh):
+        inside = jax.jit(lambda x: sharding.constrain_batch(x * 2), in_shardings=sharding.replicated(mesh))(np.arange(16.0).reshape(8, 2))
     assert inside.sharding.is_equivalent_to(sharding.batch_sharding(mesh), 2)
 
 

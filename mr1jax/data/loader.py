@@ -5,12 +5,10 @@ from typing import Any
 
 import grain
 
-from mr1jax.data.episodes import EpisodeShape, encode_record
+from mr1jax.data.episodes import EpisodeShape, encode_record, stack
 from mr1jax.data.records import Record
 from mr1jax.structs import PyTree
 from mr1jax.text.tokenizer import Tokenizer
-
-WHOLE = (0, 1)  # the shard of a single process: number 0 of 1
 
 
 class Loader:
@@ -33,7 +31,7 @@ class Loader:
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from a saved cursor: the next batch is the one that would have followed it.
 
-        Raises ValueError if the cursor is that of other data, another seed, batch size or shard: it would point elsewhere here.
+        Raises ValueError if the cursor is that of other data, another seed or batch size: it would point elsewhere here.
         """
         for name, value in self._identity.items():
             if state[name] != value:
@@ -48,23 +46,22 @@ def make_loader(
     batch_size: int,
     seed: int,
     num_epochs: int | None = None,
-    shard: tuple[int, int] = WHOLE,
+    rows: Sequence[int] | None = None,
 ) -> Loader:
     """Shuffles items anew each epoch, turns each into a pytree of equally shaped numpy arrays, and stacks them into batches.
 
-    num_epochs: None for endless; shard: (index, count) of this process, for example `(jax.process_index(), jax.process_count())`.
-    Processes take turns in one common order, so batches of size B in each of n processes are together the batch of size n B in one.
+    num_epochs: None for endless; rows: those of each batch that this process is to read, None for all. Whichever they are, the order is
+    the same, and so is a place in it: where one process stopped, another may go on with other rows.
     An incomplete last batch is dropped; an epoch may end inside a batch. Raises ValueError where not even one batch is complete.
     """
-    index, count = shard
+    rows = range(batch_size) if rows is None else rows
     order = grain.MapDataset.source(items).seed(seed).shuffle().repeat(num_epochs)
-    batches = order[index::count].map(transform).batch(batch_size, drop_remainder=True)
+    batches = order.batch(batch_size, drop_remainder=True, batch_fn=list).map(lambda batch: stack([transform(batch[row]) for row in rows]))
     if len(batches) == 0:
-        raise ValueError(f"{len(items)} items make no batch of {batch_size} in each of {count} processes; use a smaller batch size")
+        raise ValueError(f"{len(items)} items make no batch of {batch_size}; use a smaller batch size")
     # One batch is made ahead while the device works on another: all that items in memory need.
     dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
-    identity = {"items": len(items), "seed": seed, "batch_size": batch_size, "shard": index, "shards": count}
-    return Loader(dataset, identity)
+    return Loader(dataset, {"items": len(items), "seed": seed, "batch_size": batch_size})
 
 
 def training_data(
@@ -74,7 +71,6 @@ def training_data(
     *,
     batch_size: int,
     seed: int,
-    shard: tuple[int, int] = WHOLE,
 ) -> Loader:
     """Loads whole conversations without end: each batch is a `Conversation` with a leading axis of `batch_size`."""
-    return make_loader(records, lambda record: encode_record(record, tokenizer, shape), batch_size=batch_size, seed=seed, shard=shard)
+    return make_loader(records, lambda record: encode_record(record, tokenizer, shape), batch_size=batch_size, seed=seed)

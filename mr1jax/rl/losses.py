@@ -67,6 +67,32 @@ def policy_loss(
     return loss, metrics | {"loss": loss}
 
 
+def part_weights(mask_MPGR: Array, config: LossConfig) -> Array:
+    """Weighs M parts of a batch so that the loss of the batch is the weighted sum of theirs.
+
+        w_m = n_m / sum_k n_k,   n_m the number of tokens (PPO) or of responses that have tokens (GRPO) in part m
+
+    mask_MPGR: bool[M, P, G, R]. Returns float32[M].
+    """
+    return _share(mask_MPGR if config.algorithm == "ppo" else jnp.any(mask_MPGR, axis=-1))
+
+
+def join_metrics(metrics: dict[str, Array], mask_MPGR: Array, config: LossConfig) -> dict[str, Array]:
+    """Makes the metrics that `policy_loss` would give of a whole batch from those of its M parts, a leading axis of each."""
+    weight_M = part_weights(mask_MPGR, config)
+    joined = {name: jnp.tensordot(weight_M, value, axes=1) for name, value in metrics.items()}
+    return joined | {
+        "clip_fraction": jnp.dot(_share(mask_MPGR), metrics["clip_fraction"]),
+        "ratio_gap": jnp.max(metrics["ratio_gap"]),
+    }
+
+
+def _share(counted: Array) -> Array:
+    """Gives the share that each row along the leading axis has in what is counted, bool[M, ...]; 0 where nothing is."""
+    count_M = jnp.sum(counted, axis=tuple(range(1, counted.ndim)), dtype=jnp.float32)
+    return count_M / jnp.maximum(jnp.sum(count_M), 1.0)
+
+
 def response_mean(x_PGR: Array, mask_PGR: Array) -> Array:
     """Averages over the tokens of each response, then over the responses that have tokens.
 
