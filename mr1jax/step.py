@@ -68,8 +68,10 @@ def train_step(
     trajectory, metrics = rollout(params, constrain_batch(tasks, mesh), rollout_key, language, config)
     trajectory = constrain_batch(trajectory, mesh)
     reference = base if config.lora.rank and config.loss.kl_coef > 0 else state.reference
-    batch = make_loss_batch(trajectory, reference, language, config)
-    trained, opt_state, updates = run_updates(state, trajectory, batch, shuffle_key, language, config, mesh, base)
+    with jax.named_scope("reference"):
+        batch = make_loss_batch(trajectory, reference, language, config)
+    with jax.named_scope("update"):
+        trained, opt_state, updates = run_updates(state, trajectory, batch, shuffle_key, language, config, mesh, base)
     metrics |= {name: value[0] if name == "ratio_gap" else jnp.mean(value) for name, value in updates.items()}
     metrics["dead_groups"] = dead_group_share(trajectory.reward)
     params = state.params | {config.agent: trained}
