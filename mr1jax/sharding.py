@@ -9,6 +9,7 @@ The model names the dimensions of its parameters (`embed`, `mlp`, ...); one tabl
 XLA derives the layout of everything in between, and the collectives, from these.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -64,6 +65,19 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def constrain_batch(tree: PyTree, mesh: Mesh) -> PyTree:
     """Holds every leaf of a batch, inside jit, to `batch_sharding`. The data and fsdp devices must divide the leading axis."""
     return jax.lax.with_sharding_constraint(tree, batch_sharding(mesh))
+
+
+def spread_batch(x: jax.Array) -> jax.Array:
+    """Holds the leading axis of an activation to the data and fsdp axes of the mesh that the step is traced under; elsewhere does nothing.
+
+    A weight that fsdp cuts can be multiplied in two ways: gathered, by each chip's part of the batch, or cut as it is, by the whole batch,
+    with the results added up. Left to itself XLA takes the second, and every chip holds every activation.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES) if mesh.axis_names else 1
+    if shards == 1 or x.shape[0] % shards:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
 def param_sharding(params: PyTree, logical_axes: PyTree, mesh: Mesh) -> PyTree:

@@ -163,12 +163,13 @@ def compile_train_step(
     The state is donated and keeps its layout; tasks are cut along their leading axis.
     """
     axes = logical_axes(state.params[config.agent])
-    of_state = state_sharding(jax.eval_shape(lambda: state), axes, mesh)
+    of_state = state_sharding(state, axes, mesh)
 
     of_base = () if base is None else (param_sharding(base, logical_axes(base), mesh),)
 
     def step(state: TrainState, tasks: Tasks, language: Language, *base: PyTree):
-        return train_step(state, tasks, language, *base, config=config, mesh=mesh)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return train_step(state, tasks, language, *base, config=config, mesh=mesh)
 
     return jax.jit(
         step,

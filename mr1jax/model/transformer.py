@@ -20,6 +20,7 @@ from mr1jax.config import ModelConfig
 from mr1jax.model.attention import attend
 from mr1jax.model.lora import adapter_axes, contracted_axes, factor_names
 from mr1jax.model.rotary import frequencies, rotate
+from mr1jax.sharding import spread_batch
 from mr1jax.structs import Array, PyTree
 
 # What the axes of each parameter mean; `sharding` decides which mesh axis each lies along.
@@ -80,8 +81,8 @@ class _Layer(nn.Module):
     @nn.compact
     def __call__(self, hidden_PGXD: Array, cached: tuple, frame: _Frame):
         attended, key_value = self._attention(hidden_PGXD, cached, frame)
-        hidden_PGXD = hidden_PGXD + attended
-        return hidden_PGXD + self._mlp(hidden_PGXD), key_value
+        hidden_PGXD = spread_batch(hidden_PGXD + attended)
+        return spread_batch(hidden_PGXD + self._mlp(hidden_PGXD)), key_value
 
     def _attention(self, hidden_PGXD: Array, cached: tuple, frame: _Frame):
         config, (prompt, own) = self.config, cached
@@ -156,7 +157,7 @@ class _Decoder(nn.Module):
             in_axes=(0, nn.broadcast),
             length=config.num_layers,
         )
-        hidden_PGXD = embedding_VD[tokens_PGX].astype(config.dtype)
+        hidden_PGXD = spread_batch(embedding_VD[tokens_PGX].astype(config.dtype))
         hidden_PGXD, key_value = layers(config, name="layers")(hidden_PGXD, cached, frame)
         self.param("final_norm", nn.initializers.ones, (config.d_model,))
         return hidden_PGXD, key_value
