@@ -14,6 +14,7 @@ from mr1jax.model.huggingface import load_backbone
 from mr1jax.model.lora import BASE, merge_adapter
 from mr1jax.model.weights import save_params
 from mr1jax.prepare import describe_agent, load_agent, load_start, make_tasks
+from mr1jax.profiling import Trace
 from mr1jax.report import draw_curves, write_whole
 from mr1jax.sharding import make_mesh
 from mr1jax.text.huggingface_tokenizer import HuggingFaceTokenizer
@@ -22,16 +23,20 @@ from mr1jax.train import train
 RUN_CONFIG = "config.json"
 
 
-def run_experiment(config: Config, folder: Path, data_dir: Path = Path("data")) -> None:
+def run_experiment(config: Config, folder: Path, data_dir: Path = Path("data"), profile: str = "") -> None:
     """Trains `config` into `folder`: config.json, metrics.jsonl, checkpoints/, curves.png and the trained agent's weights.
+
+    profile: steps such as "10:13" to trace into `folder/profile`.
 
     Started again with the same configuration it continues; a folder of another one is refused.
     """
+    trace = Trace(profile, folder / "profile")
     make_mesh(config.mesh)  # refuses what the devices cannot give before anything is read
     start = load_start(config)
     records = read_split(config.data, "train", data_dir)[: config.conversations]
     tasks = make_tasks(records, start)
-    state, log, _ = train(start.config, start.params, tasks, start.language, folder, description=f"train the {config.agent}")
+    description = f"train the {config.agent}"
+    state, log, _ = train(start.config, start.params, tasks, start.language, folder, description=description, trace=trace)
     about = describe_agent(start.config, config.agent, start.params.get(BASE))
     save_params(folder / f"{config.agent}.safetensors", state.params[config.agent], about)
     write_whole(folder / RUN_CONFIG, json.dumps(dataclasses.asdict(replace(config, backbone=start.config.backbone)), indent=2) + "\n")

@@ -12,12 +12,12 @@ FILES = sorted(path for folder in ("mr1jax", "experiments", "bench", "tpu") for 
 # A room imports from floors below its own only; rooms of one floor do not know each other. The host loops may, short of a circle.
 FLOORS = (
     ("structs", "config"),
-    ("sharding", "checkpoint", "statistics"),
+    ("sharding", "checkpoint", "statistics", "profiling", "roofline"),
     ("memory", "text", "model"),
     ("data", "rl"),
     ("agents",),
     ("step",),
-    tuple("train evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start demo".split()),
+    tuple("train evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start demo fit".split()),
     ("cli",),
     ("__main__",),
 )
