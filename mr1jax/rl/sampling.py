@@ -68,7 +68,8 @@ def generate(
       `Generation`, whose `log_prob` is of the distribution really drawn from: after grammar, temperature, top-k and top-p.
     """
     P, G, R = prompt_PL.shape[0], group_size, num_tokens
-    last_PD, cache = transformer.prefill(config, params, prompt_PL, length_P)
+    with jax.named_scope("prefill"):
+        last_PD, cache = transformer.prefill(config, params, prompt_PL, length_P)
     key_PG = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(P * G)).reshape(P, G)
 
     def write(rollout: _Rollout, hidden_PGD: Array) -> _Rollout:
@@ -83,8 +84,9 @@ def generate(
         hidden_PGD, response_cache = transformer.decode(config, params, cache, rollout.cache, token_PG, rollout.r - 1)
         return write(replace(rollout, cache=response_cache), hidden_PGD)
 
-    rollout = write(_start(config, P, G, R, grammar), jnp.broadcast_to(last_PD[:, None], (P, G, config.d_model)))
-    rollout = jax.lax.while_loop(lambda rollout: (rollout.r < R) & ~jnp.all(rollout.done), read_then_write, rollout)
+    with jax.named_scope("decode"):
+        rollout = write(_start(config, P, G, R, grammar), jnp.broadcast_to(last_PD[:, None], (P, G, config.d_model)))
+        rollout = jax.lax.while_loop(lambda rollout: (rollout.r < R) & ~jnp.all(rollout.done), read_then_write, rollout)
     return rollout.generation
 
 
