@@ -88,7 +88,7 @@ def train_step(state: TrainState, prompt_PL: Array, length_P: Array, *, config: 
     trajectory = Trajectory(prompt=prompt_PL, prompt_length=length_P, generation=generation, reward=reward_PG)
     language = Language(table=None, manager=None, answerer=None, phrases=None, eos_id=vocab_size)
     batch = make_loss_batch(trajectory, state.reference, language, config)
-    trained, opt_state, metrics = run_updates(state, trajectory, batch, shuffle_key, language, config, make_mesh(config.mesh))
+    trained, opt_state, metrics = run_updates(state, trajectory, batch, shuffle_key, language, config)
     state = replace(state, params={config.agent: trained}, opt_state=opt_state, step=state.step + 1)
     return state, metrics["ratio_gap"][0]
 

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from mr1jax.structs import Array
 
-_MASKED = -1e30  # finite, so that no difference of two is NaN
-_UNSEEN = _MASKED / 2  # where a running maximum starts: exp(_MASKED - _UNSEEN) = 0, so a query that sees nothing gathers nothing
+MASKED = -1e30  # finite, so that no difference of two is NaN
+_UNSEEN = MASKED / 2  # where a running maximum starts: exp(MASKED - _UNSEEN) = 0, so a query that sees nothing gathers nothing
 _TINY = 1e-30  # in the place of a denominator of 0
 # Measured on a CPU: a block of scores of one key-value head should stay in a core's cache.
 _MAX_ROWS = 128
@@ -84,7 +84,7 @@ def _forward(rows: int, widths: tuple[int, ...], query: Array, parts: tuple[Keys
 def _gather(scaled: Array, state: tuple, _, key: Array, value: Array, visible: Array) -> tuple:
     """Adds a block of keys to a running softmax (peak, total, mixed)."""
     peak, total, mixed = state
-    score = jnp.where(visible, _product("PJGIXC,PJGYC->PJGIXY", scaled, key), _MASKED)
+    score = jnp.where(visible, _product("PJGIXC,PJGYC->PJGIXY", scaled, key), MASKED)
     new_peak = jnp.maximum(peak, jnp.max(score, axis=-1))
     weight, kept = jnp.exp(score - new_peak[..., None]), jnp.exp(peak - new_peak)
     gathered = _product("PJGIXY,PJGYC->PJGIXC", weight.astype(value.dtype), value)
@@ -125,7 +125,7 @@ def _scatter(of_row: tuple, state: tuple, start: Array, key: Array, value: Array
     """Adds what a block of queries and a block of keys, which begins at `start`, owe each other to (d_query, d_key, d_value)."""
     scaled, d_out, log_total, drawn = of_row
     d_query, d_key, d_value = state
-    score = jnp.where(visible, _product("PJGIXC,PJGYC->PJGIXY", scaled, key), _MASKED)
+    score = jnp.where(visible, _product("PJGIXC,PJGYC->PJGIXY", scaled, key), MASKED)
     weight = jnp.exp(score - log_total[..., None])
     d_score = (weight * (_product("PJGIXC,PJGYC->PJGIXY", d_out, value) - drawn[..., None])).astype(key.dtype)
     d_query += _product("PJGIXY,PJGYC->PJGIXC", d_score, key)
