@@ -68,14 +68,13 @@ def constrain_batch(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def spread_batch(x: jax.Array) -> jax.Array:
-    """Holds the leading axis of an activation to the data and fsdp axes of the mesh that the step is traced under; elsewhere does nothing.
+    """Holds the leading axis of an activation to data and fsdp, in the mesh that the step is traced under, if that has an fsdp axis.
 
     A weight that fsdp cuts can be multiplied in two ways: gathered, by each chip's part of the batch, or cut as it is, by the whole batch,
     with the results added up. Left to itself XLA takes the second, and every chip holds every activation.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES) if mesh.axis_names else 1
-    if shards == 1 or x.shape[0] % shards:
+    if mesh.shape.get("fsdp", 1) == 1 or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
