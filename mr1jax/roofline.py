@@ -143,7 +143,8 @@ def largest_arrays(jaxpr: core.Jaxpr, count: int) -> list[tuple[int, str, str]]:
     def look(jaxpr: core.Jaxpr, place: _Place) -> None:
         for eqn in jaxpr.eqns:
             here = place.inside(eqn)
-            for aval in (atom.aval for atom in eqn.outvars if isinstance(getattr(atom.aval, "dtype", None), np.dtype)):
+            avals: list[Any] = [atom.aval for atom in eqn.outvars]
+            for aval in (each for each in avals if isinstance(getattr(each, "dtype", None), np.dtype)):
                 array = f"{aval.dtype}[{','.join(map(str, aval.shape))}]"
                 scope = "/".join(word for word in here.scopes.split("/") if word) or "the step"
                 found.setdefault(array, (aval.size * aval.dtype.itemsize, array, scope))
@@ -156,9 +157,10 @@ def largest_arrays(jaxpr: core.Jaxpr, count: int) -> list[tuple[int, str, str]]:
 
 def _product(eqn: core.JaxprEqn, inputs: list[bool], place: _Place) -> Product:
     (contracted, _), _ = eqn.params["dimension_numbers"]
-    left, right, out = (atom.aval for atom in (*eqn.invars, *eqn.outvars))
+    avals: list[Any] = [atom.aval for atom in (*eqn.invars, *eqn.outvars)]
+    left, right, out = avals
     flops = 2.0 * out.size * math.prod(left.shape[axis] for axis in contracted)
-    sizes = [float(each.size * each.dtype.itemsize) for each in (left, right, out)]
+    sizes = [float(each.size * each.dtype.itemsize) for each in avals]
     weight_bytes = sum(size for size, weight in zip(sizes, [*inputs, False], strict=True) if weight)
     words = re.split(r"\W+", place.scopes)
     phase = next((word for word in words if word in PHASES), OTHER)
