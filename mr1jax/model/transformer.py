@@ -91,11 +91,11 @@ class _Layer(nn.Module):
         query_PGXHC = rotate(self._head_norm("query_norm", self._heads("query", config.num_heads, x_PGXD)), frame.angle_PGXC)
         key_PGXJC = rotate(self._head_norm("key_norm", self._heads("key", config.num_kv_heads, x_PGXD)), frame.angle_PGXC)
         value_PGXJC = self._heads("value", config.num_kv_heads, x_PGXD)
-        new = tuple(x_PGXJC.transpose(0, 3, 1, 2, 4) for x_PGXJC in (key_PGXJC, value_PGXJC))
-        keys = new if own is None else tuple(_put(cache, x, frame.index) for cache, x in zip(own, new, strict=True))
-        parts = [Keys(*keys, frame.seen_X[None])]
+        new = (key_PGXJC.transpose(0, 3, 1, 2, 4), value_PGXJC.transpose(0, 3, 1, 2, 4))
+        keys, values = new if own is None else (_put(own[0], new[0], frame.index), _put(own[1], new[1], frame.index))
+        parts = [Keys(keys, values, frame.seen_X[None])]
         if prompt is not None:
-            parts.append(Keys(*prompt, frame.length_P[:, None]))
+            parts.append(Keys(prompt[0], prompt[1], frame.length_P[:, None]))
         mixed_PGXHC = attend(query_PGXHC, *parts)
         attended = self._project("output", mixed_PGXHC, (config.num_heads, config.head_dim, config.d_model), residual=True)
         return attended, new
