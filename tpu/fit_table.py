@@ -22,6 +22,19 @@ RANKS = {"LoRA": 8, "full": 0}
 RESPONSES = (256, 2048)
 PROMPTS, PROMPT_LENGTH = 16, 4096
 
+_ABOUT = f"""\
+One step of the Answer Agent by GRPO, {PROMPTS} prompts of {PROMPT_LENGTH} tokens, 8 responses each, activations in bfloat16, compiled
+by `mr1jax fit` for chips that were not there. LoRA: rank 8, on a bfloat16 base that both agents share. Full: both agents in float32, one
+of them with its Adam moments. The mesh is fsdp alone, over all chips.
+
+GiB of one chip, of what its compiler lets a program use: v5e 15.75, v5p 95.74, v6e 31.25; *no* where it is too much, with the compiler's
+reason below; empty where nobody has compiled it yet (`.venv/bin/python -m tpu.fit_table` goes on). A v5p's number counts TensorCores, two
+a chip: a v5p-8 has 4 chips, a v5p-16 has 8.
+
+**Nothing here has run on a TPU.** Seconds are lower bounds by published peaks, for responses of full length, with what the chips send each
+other hidden behind their products.
+"""
+
 
 class Cell(NamedTuple):
     """One entry of the table."""
@@ -71,13 +84,7 @@ def render(records: dict[str, Any]) -> str:
     lines = [
         "# What fits which TPU",
         "",
-        f"One step of the Answer Agent by GRPO, {PROMPTS} prompts of {PROMPT_LENGTH} tokens, 8 responses each, activations in bfloat16, compiled by `make",
-        "fit` for chips that were not there. LoRA: rank 8 on a bfloat16 base that both agents share. Full: both agents in float32, one with its Adam",
-        "moments. GiB of one chip, of what its compiler lets a program use (v5e 15.75, v5p 95.74, v6e 31.25); *no* with the compiler's reason below;",
-        "empty where nobody has compiled it yet (`python -m tpu.fit_table` goes on). The mesh is fsdp 16, or as many as there are chips.",
-        "",
-        "A v5p's number counts TensorCores, two a chip: v5p-8 has 4 chips, v5p-16 has 8. **Nothing here has run on a TPU**; seconds are lower bounds by",
-        "published peaks, with collectives hidden behind products.",
+        *_ABOUT.splitlines(),
     ]
     refused = []
     for response in RESPONSES:
