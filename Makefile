@@ -3,7 +3,7 @@
 #   EXP=grpo_answer     an experiment: a file of experiments/, without .py
 #   ARGS="--seed 7"     passed on to the command
 #   TOPOLOGY=v5e:4x4    of `make fit`; BACKBONE=qwen2.5-7b and MESH=1,16,1 (data, fsdp, tensor) go with it
-#   TPU=name ZONE=... PROJECT=... [TYPE=v5litepod-16] [SPOT=1] [DRY_RUN=1]    of `make train-tpu` from a machine that is no TPU
+#   TPU=name ZONE=... PROJECT=... [TYPE=v5litepod-16] [SPOT=1] [SETUP=...] [DRY_RUN=1]    of `make train-tpu` from a machine that is no TPU
 #   DATA=locomo         what is evaluated on; LOCOMO_JSON=path/to/locomo10.json says where it lies
 
 SHELL  := bash
@@ -39,7 +39,7 @@ train: $(READY) ## train an experiment: EXP=grpo_answer ARGS="--steps 100"
 train-tpu: ## train on a TPU: this machine's, or one that is requested: TPU=name ZONE=... PROJECT=... DRY_RUN=1
 ifdef TPU
 	@python3 tpu/launch.py $(EXP) --tpu $(TPU) --zone "$(ZONE)" --project "$(PROJECT)" $(if $(TYPE),--type $(TYPE)) \
-	  $(if $(SPOT),--spot) $(if $(DRY_RUN),--dry-run) -- $(ARGS)
+	  $(if $(SPOT),--spot) $(if $(SETUP),--setup "$(SETUP)") $(if $(DRY_RUN),--dry-run) -- $(ARGS)
 else
 	@$(MAKE) --no-print-directory .venv/.ready-tpu
 	@$(BIN)/mr1jax train $(EXP) $(ARGS)

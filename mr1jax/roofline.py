@@ -193,6 +193,7 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 _CALLED = re.compile(r"\b(condition|body|calls|to_apply)=%([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CHANNEL = re.compile(r"channel_id=\d+")
 _BITS = re.compile(r"\d+")
 
 
@@ -212,18 +213,23 @@ def collectives(hlo: str, loop_length: int) -> dict[str, tuple[int, int]]:
     computations, entry = _parse(hlo)
     runs: Counter[str] = Counter()
     _count_runs(computations, entry, 1, loop_length, runs)
-    totals: dict[str, tuple[int, int]] = {}
+    found: dict[str, tuple[str, int, int]] = {}
     for name, instructions in computations.items():
         types = {instruction.name: instruction.type for instruction in instructions}
         for instruction in instructions:
             kind = next((kind for kind in _KINDS if instruction.operation in (kind, f"{kind}-start")), None)
-            if kind is None or not runs[name]:
-                continue
             if kind == "all-reduce" and "all-reduce-scatter" in name:  # how a TPU's compiler writes it, fused with the slicing
                 kind = "reduce-scatter"
-            count, size = totals.get(kind, (0, 0))
-            totals[kind] = (count + runs[name], size + runs[name] * _moved(instruction, types))
-    return totals
+            if kind is not None:
+                # One that runs behind a product is written in every fusion that moves it on, each time with the same channel.
+                channel = _CHANNEL.search(instruction.rest)
+                key = channel[0] if channel else f"{name}/{instruction.name}"
+                found[key] = max(found.get(key, (kind, 0, 0)), (kind, runs[name], _moved(instruction, types)), key=lambda each: each[1:])
+    totals: dict[str, tuple[int, int]] = {}
+    for kind, count, size in found.values():
+        so_far = totals.get(kind, (0, 0))
+        totals[kind] = (so_far[0] + count, so_far[1] + count * size)
+    return {kind: total for kind, total in totals.items() if total[0]}
 
 
 def _parse(hlo: str) -> tuple[dict[str, list[_Instruction]], str]:

@@ -189,10 +189,22 @@ HLO = """HloModule jit_step
   ROOT %ds = f32[4]{0} dynamic-slice(%all-reduce.2, %x), dynamic_slice_sizes={4}
 }
 
+%async_collective_fusion.3 (w: bf16[4,8]) -> bf16[16,8] {
+  %w = bf16[4,8]{1,0} parameter(0)
+  ROOT %all-gather.3 = bf16[16,8]{1,0:T(8,128)(2,1)} all-gather(%w), channel_id=9, dimensions={0}
+}
+
+%async_collective_fusion.4 (w: bf16[4,8]) -> bf16[16,8] {
+  %w = bf16[4,8]{1,0} parameter(0)
+  ROOT %all-gather.4 = bf16[16,8]{1,0:T(8,128)(2,1)} all-gather(%w), channel_id=9, dimensions={0}
+}
+
 ENTRY %main (a: f32[16]) -> f32[4] {
   %a = f32[16]{0} parameter(0)
   %while.1 = (s32[], bf16[4,8]{1,0}) while(%a), condition=%cond.1, body=%body.1
   %fusion.2 = f32[4]{0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.2
+  %fusion.3 = bf16[16,8]{1,0} fusion(%a), kind=kCustom, calls=%async_collective_fusion.3
+  %fusion.4 = bf16[16,8]{1,0} fusion(%a), kind=kCustom, calls=%async_collective_fusion.4
   %start = (f32[16]{0}, f32[64]{0}) all-gather-start(%a), dimensions={0}
   ROOT %done = f32[64]{0} all-gather-done(%start)
 }
@@ -200,7 +212,7 @@ ENTRY %main (a: f32[16]) -> f32[4] {
 
 
 def test_collectives_count_as_often_as_they_run():
-    """Oracle: by hand: 28 gathers of 16 x 8 bfloat16 in the loop and one of 64 float32; one reduce-scatter of 16 float32."""
-    assert collectives(HLO, loop_length=7) == {"all-gather": (29, 28 * 256 + 256), "reduce-scatter": (1, 64)}
+    """Oracle: by hand: 28 gathers of 16 x 8 bfloat16 in the loop, one in two fusions, one of 64 float32; a reduce-scatter of 16 float32."""
+    assert collectives(HLO, loop_length=7) == {"all-gather": (30, 28 * 256 + 256 + 256), "reduce-scatter": (1, 64)}
     unknown = HLO.replace("constant(28)", "parameter(1)")
-    assert collectives(unknown, loop_length=7)["all-gather"] == (8, 8 * 256)
+    assert collectives(unknown, loop_length=7)["all-gather"] == (9, 9 * 256)

@@ -120,6 +120,7 @@ def test_a_refused_request_is_the_end(launch):
     ("options", "sentence"),
     [
         (dict(experiment="grpo"), "there is no experiment 'grpo'; choose one of demo, grpo_answer"),
+        (dict(type="v6e"), "--type is 'v6e'; give one such as v5litepod-16, v5p-8 or v6e-8"),
         (dict(type="v9-8"), "--type is 'v9-8'; give one such as v5litepod-16, v5p-8 or v6e-8"),
         (dict(path="/nowhere"), "there is no gcloud here; install the Google Cloud CLI, or see what would be run with DRY_RUN=1"),
     ],
@@ -141,3 +142,13 @@ def test_make_passes_its_variables_on():
     assert done.returncode == 0
     assert "--accelerator-type=v5p-8 --runtime-version=v2-alpha-tpuv5 --spot --zone=z --project=p" in done.stdout
     assert "ARGS=--steps=5" in done.stdout
+
+
+def test_several_workers_find_each_other(launch):
+    """Oracle: the commands of all workers: what mounts a common folder, before anything is installed, and how they meet."""
+    setup = ("--setup", "sudo mount nfs:/runs mr1jax/runs")
+    _, calls, _, said = launch("--type", "v5litepod-16", *setup, "--", "--mesh.fsdp", "16", answers=[ACTIVE])
+    assert "&& sudo mount nfs:/runs mr1jax/runs && python3 -m pip" in calls[3][4]
+    assert calls[4][4] == "--command=make -C mr1jax train-tpu EXP=grpo_answer 'ARGS=--coordinator auto --mesh.fsdp 16'"
+    assert "several workers" not in said
+    assert "v5litepod-16 has several workers, which must see one mr1jax/runs" in launch("--type", "v5litepod-16", "--dry-run")[3]

@@ -1,6 +1,7 @@
 """Trains an experiment on a Cloud TPU from any machine with gcloud: request, set up, launch, stream, resume after preemption, tear down.
 
-    python3 tpu/launch.py grpo_answer --tpu NAME --zone ZONE --project PROJECT [--type v5litepod-16] [--spot] [--dry-run] [-- --steps 200]
+    python3 tpu/launch.py grpo_answer --tpu NAME --zone ZONE --project PROJECT [--type v5litepod-16] [--spot]
+        [--setup COMMAND] [--dry-run] [-- --steps 200]
 
 Standard library and gcloud only. The TPU is a queued resource with one node of the same name. The tree goes there as it is committed, and
 every worker runs the same program. While it trains, runs/<experiment> is fetched from worker 0 every few minutes: so a TPU that is
@@ -123,13 +124,17 @@ class Launch:
         else:
             subprocess.run(pack, check=True)
         status = self.gcloud.stream("tpu-vm", "scp", archive, f"{tpu}:", "--worker=all")
-        status = status or self._on_all(f"tar -xzf {archive} && mkdir -p mr1jax/runs && {_INSTALL}")
+        status = status or self._on_all(
+            " && ".join([f"tar -xzf {archive}", "mkdir -p mr1jax/runs", self.options.setup or "true", _INSTALL])
+        )
         if not status and self.fetched.is_dir():
             status = self.gcloud.stream("tpu-vm", "scp", "--recurse", str(self.fetched), f"{tpu}:mr1jax/runs/", "--worker=all")
         return status
 
     def _launch(self) -> int:
-        train = ["make", "-C", "mr1jax", "train-tpu", f"EXP={self.options.experiment}", f"ARGS={shlex.join(self.options.overrides)}"]
+        processes = ["--coordinator", "auto"] if has_several_workers(self.options.type) else []
+        arguments = shlex.join([*processes, *self.options.overrides])
+        train = ["make", "-C", "mr1jax", "train-tpu", f"EXP={self.options.experiment}", f"ARGS={arguments}"]
         return self._on_all(shlex.join(train), meanwhile=self._fetch)
 
     def _on_all(self, command: str, meanwhile: Callable[[], None] = lambda: None) -> int:
@@ -146,9 +151,14 @@ class Launch:
 def runtime(accelerator: str) -> str:
     """Names the software of a TPU VM by its accelerator type; raises ValueError for a type that is not known here."""
     generation = accelerator.partition("-")[0]
-    if generation not in RUNTIMES:
+    if generation not in RUNTIMES or not accelerator.rpartition("-")[2].isdigit():
         raise ValueError(f"--type is {accelerator!r}; give one such as v5litepod-16, v5p-8 or v6e-8")
     return RUNTIMES[generation]
+
+
+def has_several_workers(accelerator: str) -> bool:
+    """Tells whether a TPU of this type has more than one machine, which holds above eight chips, or eight cores of a v5p."""
+    return int(accelerator.rpartition("-")[2]) > 8
 
 
 def read_options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -161,6 +171,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--project", required=True)
     parser.add_argument("--type", default="v5litepod-16", help="accelerator type: v5litepod-16, v5p-8, v6e-8 and so on")
     parser.add_argument("--spot", action="store_true", help="cheaper, and may be taken away at any time")
+    parser.add_argument("--setup", default="", help="what each worker runs first in its home, such as a mount of mr1jax/runs")
     parser.add_argument("--attempts", type=int, default=20, help="how often to go on after a preemption")
     parser.add_argument("--dry-run", action="store_true", help="print every command and run none")
     options = parser.parse_args(arguments[:cut])
@@ -181,6 +192,8 @@ def main() -> None:
     except ValueError as error:
         print(f"tpu/launch.py: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    if has_several_workers(options.type) and not options.setup:
+        print(f"{options.type} has several workers, which must see one mr1jax/runs: --setup says how, such as a mount", file=sys.stderr)
     sys.exit(Launch(options).train())
 
 
