@@ -38,13 +38,13 @@ def _measure_agent(config: Config, num_batches: int) -> dict[str, float]:
     state = init_state(config, jax.tree.map(jax.numpy.array, start.params), jax.random.key(0))
     step = compile_train_step(config, mesh, state)
     rollout = answer_rollout if config.agent == "answerer" else manager_rollout
-    only_rollout = jax.jit(lambda tasks, key: rollout(start.params, tasks, key, start.language, config)[1])
+    only_rollout = jax.jit(lambda params, tasks, key: rollout(params, tasks, key, start.language, config)[1])
     batch, key = next(loader), jax.random.key(1)
-    _timed(lambda: only_rollout(batch, key))  # compiles
+    _timed(lambda: only_rollout(start.params, batch, key))  # compiles
     rollout_s, seconds = [], []
     for _ in range(num_batches):
         batch = next(loader)
-        rollout_s += [_timed(lambda batch=batch: only_rollout(batch, key))[0]] if len(rollout_s) < 10 else []
+        rollout_s += [_timed(lambda batch=batch: only_rollout(start.params, batch, key))[0]] if len(rollout_s) < 10 else []
         elapsed, (state, _) = _timed(lambda batch=batch, state=state: step(state, batch, start.language))
         seconds.append(elapsed)
     result = {
