@@ -150,7 +150,9 @@ def gather_fsdp(params: PyTree, logical_axes: PyTree) -> PyTree:
 
     So every device has what a loop over tokens reads, before the loop begins. Arguments as in `param_sharding`.
     """
-    return jax.tree.map(lambda param, axes: _constrain(param, _spec(param.shape, axes, _mesh(), whole="fsdp")), params, logical_axes)
+    if (mesh := _mesh()).empty:
+        return params
+    return jax.tree.map(lambda param, axes: _constrain(param, _spec(param.shape, axes, mesh, whole="fsdp")), params, logical_axes)
 
 
 def state_sharding(state: PyTree, logical_axes: PyTree, mesh: Mesh) -> PyTree:

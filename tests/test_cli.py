@@ -49,6 +49,20 @@ BAD = {
     "no command": (["trian"], r".*trian.*"),
     "no data set": (["eval", "grpo_answer", "--data", "squad"], r".*'squad'.*"),
     "devices": (["train", "grpo_answer", "--mesh.data", "12"], r"MeshConfig asks for 12 devices .*, but there are 8; lower .*"),
+    "no address": (["train", "grpo_answer", "--coordinator", "here"], r".* ProcessConfig.coordinator is 'here'; give host:port .*"),
+    "no such process": (
+        ["train", "grpo_answer", "--coordinator", "here:1", "--num-processes", "2", "--process-id", "2"],
+        r".* ProcessConfig.process_id is 2; it must be from 0 to 1.*",
+    ),
+    "nobody to ask": (
+        ["train", "grpo_answer", "--num-processes", "2"],
+        r".* ProcessConfig.num_processes is 2, and coordinator ''; give .*",
+    ),
+    "no cluster": (["train", "grpo_answer", "--coordinator", "auto"], "--coordinator auto finds no TPU pod, Slurm or Open MPI here .*"),
+    "no parts": (
+        ["train", "grpo_answer", "--loss.num-microbatches", "5"],
+        r".* loss.num_microbatches 5 times 1 devices does not .*; use 20.*",
+    ),
     "no backbone": (["train", "grpo_answer", "--backbone", "no/such/folder"], "there is no folder no/such/folder; give a folder, an id .*"),
     "no weights": (["train", "grpo_answer", "--manager-from", "gone"], r"there are no weights at gone/manager.safetensors; train .*"),
 }

@@ -14,6 +14,7 @@ from mr1jax.config import (
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
+    ProcessConfig,
     SamplingConfig,
     replace,
 )
@@ -68,6 +69,11 @@ OUT_OF_RANGE = {
         "weight_decay": (-0.1, 1e10, NAN),
         "b1": (*RATE, 1.0),  # Adam divides by 1 - b1
         "b2": (*RATE, 1.0),
+    },
+    ProcessConfig: {
+        "num_processes": (*COUNT, 2),  # without a coordinator
+        "process_id": (-1, 1),
+        "timeout": COUNT,
     },
     MeshConfig: {"data": COUNT, "fsdp": COUNT, "tensor": COUNT},
     Config: {
@@ -145,6 +151,14 @@ def test_fields_that_contradict_each_other_are_refused(changes, sentence):
     """Oracle: each sentence by hand, with both values in it."""
     with pytest.raises(ValueError, match=sentence):
         Config(**changes)
+
+
+@pytest.mark.parametrize("address", ["here", ":1234", "here:", "here:port"])
+def test_an_address_is_a_host_and_a_port(address):
+    """Oracle: what is neither is refused by its name; what is, or auto, is not."""
+    with pytest.raises(ValueError, match=f"ProcessConfig.coordinator is '{address}'; give host:port of process 0, or auto"):
+        ProcessConfig(coordinator=address)
+    assert ProcessConfig(coordinator="[::1]:1234", num_processes=2, process_id=1).timeout == ProcessConfig(coordinator="auto").timeout
 
 
 def test_replace_checks_again():

@@ -60,7 +60,7 @@ def test_gradients_of_microbatches_add_up(config):
     (whole, metrics), (parts, metrics_of_parts) = gradient(1), gradient(4)
     assert_close(parts, whole)
     assert max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(whole)) > 1e-2
-    assert {name: float(value) for name, value in metrics_of_parts.items()} == pytest.approx(jax.device_get(metrics), rel=1e-4, abs=1e-6)
+    jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6), metrics_of_parts, metrics)
 
 
 @SLOW
@@ -72,17 +72,17 @@ def test_microbatches_make_the_same_run(config):
 
 @SLOW
 def test_a_microbatch_is_all_that_needs_memory():
-    """Oracle: the compiler's own account of what is allocated meanwhile, of a batch that is nearly all of it."""
-    model = replace(CONFIG.model, d_model=64, d_ff=256, num_layers=4)
+    """Oracle: the compiler's own account of what is allocated meanwhile, with one part and with eight."""
 
     def temporaries(num_parts):
         loss = LossConfig(kl_coef=0.1, num_microbatches=num_parts)
-        config = replace(CONFIG, model=model, prompts_per_step=8, loss=loss, rollout_microbatches=num_parts)
-        state = jax.eval_shape(lambda: init_state(config, tiny.both(config=config), jax.random.key(0)))
+        config = replace(CONFIG, prompts_per_step=64, loss=loss, rollout_microbatches=num_parts)
+        state = jax.eval_shape(lambda: init_state(config, tiny.both(), jax.random.key(0)))
         step = compile_train_step(config, make_mesh(config.mesh), state)
-        return step.lower(state, answer_tasks(), LANGUAGE).compile().memory_analysis().temp_size_in_bytes
+        tasks = tiny.at(answer_tasks(), np.arange(64) % 8)
+        return step.lower(state, tasks, LANGUAGE).compile().memory_analysis().temp_size_in_bytes
 
-    assert temporaries(8) < 0.35 * temporaries(1)
+    assert temporaries(8) < 0.2 * temporaries(1)
 
 
 def test_parts_of_a_batch_stay_where_they_are():

@@ -142,6 +142,43 @@ def test_batch_is_cut_over_data_and_fsdp(mesh):
     assert inside.sharding.is_equivalent_to(sharding.batch_sharding(mesh), 2)
 
 
+def test_a_process_gives_its_rows_and_no_more():
+    """Oracle: the batch put in place whole. A process alone holds every row; of the devices' parts of what it read, none is copied."""
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    x = np.arange(16.0).reshape(8, 2)
+    assert sharding.local_rows(mesh, 8) == list(range(8))
+    batch = sharding.place_batch({"x": x}, range(8), mesh, 8)["x"]
+    assert batch.sharding == sharding.batch_sharding(mesh)
+    np.testing.assert_array_equal(batch, x)
+
+
+def test_what_is_placed_is_a_copy_and_comes_back_whole(mesh, params):
+    """Oracle: the arrays themselves, and their layout; the host may then change its own."""
+    own = jax.tree.map(np.array, params)
+    layout = sharding.param_sharding(own, LOGICAL_AXES, mesh)
+    placed = sharding.place(own, layout)
+    assert jax.tree.map(lambda x: x.sharding, placed) == layout
+    jax.tree.map(lambda x: x.fill(0), own)
+    jax.tree.map(np.testing.assert_array_equal, sharding.to_host(placed), params)
+
+
+def test_gathered_parameters_are_whole_along_fsdp(mesh, params):
+    """Oracle: the table of rules without fsdp, by hand; outside a mesh nothing is said."""
+
+    def gather(params):
+        with sharding.on_mesh(mesh):
+            return sharding.gather_fsdp(params, LOGICAL_AXES)
+
+    layout = sharding.param_sharding(params, LOGICAL_AXES, mesh)
+    gathered = jax.jit(gather, in_shardings=(layout,))(params)
+    without = jax.tree.map(
+        lambda spec: P(*(axis if axis == "tensor" else None for axis in spec)), SPECS, is_leaf=lambda x: isinstance(x, P)
+    )
+    wanted = jax.tree.map(lambda spec: jax.sharding.NamedSharding(mesh, spec), without, is_leaf=lambda x: isinstance(x, P))
+    assert jax.tree.all(jax.tree.map(lambda x, at: x.sharding.is_equivalent_to(at, x.ndim), gathered, wanted))
+    assert sharding.gather_fsdp(params, LOGICAL_AXES) == params
+
+
 @pytest.mark.parametrize(
     ("act", "sentence"),
     [
