@@ -9,7 +9,8 @@ The model names the dimensions of its parameters (`embed`, `mlp`, ...); one tabl
 XLA derives the layout of everything in between, and the collectives, from these.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -64,6 +65,22 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def constrain_batch(tree: PyTree, mesh: Mesh) -> PyTree:
     """Holds every leaf of a batch, inside jit, to `batch_sharding`. The data and fsdp devices must divide the leading axis."""
     return jax.lax.with_sharding_constraint(tree, batch_sharding(mesh))
+
+
+def on_shards(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """Lets every device apply a function to its own part of arrays [P, J, ...] and [P], and gets [P, J, ...]: the prompts P are cut as a
+    batch is, key-value heads J along tensor, unless that does not divide them. XLA cannot divide a kernel by itself.
+
+    The mesh is the one that the program is traced under; without one the function is applied as it is.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function(*arrays)
+    P, J = arrays[0].shape[:2]
+    batch = BATCH_AXES if P % math.prod(mesh.shape[axis] for axis in BATCH_AXES) == 0 else None
+    heads = RULES["kv_heads"] if J % mesh.shape[RULES["kv_heads"]] == 0 else None
+    specs = tuple(PartitionSpec(batch, heads) if x.ndim > 1 else PartitionSpec(batch) for x in arrays)
+    return jax.shard_map(function, in_specs=specs, out_specs=PartitionSpec(batch, heads), check_vma=False)(*arrays)
 
 
 def param_sharding(params: PyTree, logical_axes: PyTree, mesh: Mesh) -> PyTree:
