@@ -2,7 +2,8 @@
 
 No [X, Y] matrix of scores is ever whole: a block of queries meets one block of keys after another and keeps a running softmax, and the
 backward pass computes the scores of a block again (arXiv 2205.14135, algorithms 1 and 4). What a query sees is said by one number, how
-many of the first keys. So what a causal mask, padding or an unfilled cache leaves empty is, block by block, never visited.
+many of the first keys. So what a causal mask, padding or an unfilled cache leaves empty is, block by block, never visited. Where an
+accelerator has a kernel that does the same, `attend` takes that; it is the one place that chooses.
 
 Inside, queries are [P, J, G, I, X, C], where I = H / J query heads read one key-value head (grouped-query attention, arXiv 2305.13245). The
 keys of a prompt have no G: its group is among the rows of the queries, and nothing is ever repeated in memory.
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mr1jax.model import kernels
 from mr1jax.structs import Array
 
 MASKED = -1e30  # finite, so that no difference of two is NaN
@@ -25,18 +27,19 @@ _TINY = 1e-30  # in the place of a denominator of 0
 _MAX_ROWS = 128
 _MAX_WIDTH = 512
 _BLOCK_SCORES = 2**15
+_LEAST_FOR_KERNEL = 128  # tokens: below, most of a kernel's block would be padding
 
 
 class Keys(NamedTuple):
     """Keys and values, and how many of the first each query sees.
 
     key, value: float[P, J, G, Y, C], each response's own; or float[P, J, Y, C], which a group shares.
-    seen: int32, broadcasts to [P, X].
+    seen: int32, broadcasts to [P, X]; None: as many as stand up to the query itself, of Y = X.
     """
 
     key: Array
     value: Array
-    seen: Array
+    seen: Array | None = None
 
 
 def attend(query_PGXHC: Array, *parts: Keys) -> Array:
@@ -44,19 +47,39 @@ def attend(query_PGXHC: Array, *parts: Keys) -> Array:
 
         softmax over the union of parts: sum_parts sum_y exp(s_xy) v_y / sum_parts sum_y exp(s_xy),   s_xy = q_x k_y / sqrt(C)
 
-    query_PGXHC: float, rotated already; not yet scaled. Returns float[P, G, X, H, C] in its dtype, 0 for a query that sees no key at all.
-    Scores and softmax are float32. Forward derivatives are not defined.
+    query_PGXHC: float, rotated already; not yet scaled. parts: a response's own keys, and then those of its prompt, if any. Returns
+    float[P, G, X, H, C] in the dtype of the query, 0 for a query that sees no key at all. Scores and softmax are float32. Forward
+    derivatives are not defined.
     """
     P, G, X, H, C = query_PGXHC.shape
     if X == 0:  # a response of one token, which its prompt predicts
         return query_PGXHC
-    J = parts[0].key.shape[1]
+    own, *prompt = parts
+    J = own.key.shape[1]
+    query_PJGIXC = query_PGXHC.reshape(P, G, X, J, H // J, C).transpose(0, 3, 1, 4, 2, 5)
+    platform = _platform() if own.seen is None and X >= _LEAST_FOR_KERNEL else "any"
+    if platform == "tpu":
+        prefix = (prompt[0].key, prompt[0].value, prompt[0].seen[:, 0]) if prompt else None
+        mixed_PJGIXC = kernels.splash(query_PJGIXC, own.key, own.value, prefix)
+    elif platform == "gpu" and not prompt and query_PGXHC.dtype == jnp.bfloat16:
+        mixed_PJGIXC = kernels.cudnn(query_PJGIXC, own.key, own.value)
+    else:
+        mixed_PJGIXC = _in_blocks(query_PJGIXC, parts)
+    return mixed_PJGIXC.transpose(0, 2, 4, 1, 3, 5).reshape(P, G, X, H, C)
+
+
+def _platform() -> str:
+    """Names what the program that is being traced will run on: the devices of its mesh, which need not be here, or else this process's."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def _in_blocks(query_PJGIXC: Array, parts: tuple[Keys, ...]) -> Array:
+    X = query_PJGIXC.shape[-2]
     rows = _even(X, _MAX_ROWS)
-    widths = tuple(_width(part, query_PGXHC.shape, rows) for part in parts)
-    query_PJGIXC = _padded(query_PGXHC, rows, axis=2).reshape(P, G, -1, J, H // J, C).transpose(0, 3, 1, 4, 2, 5)
-    parts = tuple(_pad_keys(part, width, (X, rows)) for part, width in zip(parts, widths, strict=True))
-    mixed_PJGIXC = _attend(rows, widths, query_PJGIXC, parts)
-    return mixed_PJGIXC.transpose(0, 2, 4, 1, 3, 5).reshape(P, G, -1, H, C)[:, :, :X]
+    widths = tuple(_width(part, query_PJGIXC.shape, rows) for part in parts)
+    padded = tuple(_pad_keys(part, width, (X, rows)) for part, width in zip(parts, widths, strict=True))
+    return _attend(rows, widths, _padded(query_PJGIXC, rows, axis=4), padded)[..., :X, :]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -175,16 +198,16 @@ def _even(size: int, most: int) -> int:
 
 def _width(part: Keys, query_shape: tuple[int, ...], rows: int) -> int:
     """Chooses how many keys meet a block of queries at once: as many as keep the block of scores small."""
-    _, G, _, H, _ = query_shape
-    heads = H // part.key.shape[1] * (1 if part.key.ndim == 5 else G)
-    width = 2 ** max(5, math.floor(math.log2(_BLOCK_SCORES / (heads * rows))))
+    _, _, G, heads, _, _ = query_shape
+    tall = heads * rows * (1 if part.key.ndim == 5 else G)
+    width = 2 ** max(5, math.floor(math.log2(_BLOCK_SCORES / tall)))
     return _even(part.key.shape[-2], min(width, _MAX_WIDTH))
 
 
 def _pad_keys(part: Keys, width: int, queries: tuple[int, int]) -> Keys:
     """Fills the last block of keys, and gives every query its number: those that fill the last block of queries see nothing."""
     size, rows = queries
-    seen_PX = jnp.broadcast_to(part.seen, (part.seen.shape[0], size))
+    seen_PX = jnp.arange(1, size + 1)[None] if part.seen is None else jnp.broadcast_to(part.seen, (part.seen.shape[0], size))
     return Keys(_padded(part.key, width, axis=-2), _padded(part.value, width, axis=-2), _padded(seen_PX, rows, axis=1))
 
 

@@ -65,11 +65,9 @@ class ResponseCache:
 
 @struct.dataclass
 class _Frame:
-    """What all layers of one pass share: rotary angles, how much of its own keys and of the prompt's a token sees, and where in the
-    response cache the new tokens go."""
+    """What all layers of one pass share: rotary angles, the lengths of the prompts, and where in the response cache the new token goes."""
 
     angle_PGXC: Array
-    seen_X: Array
     length_P: Array | None = None
     index: Array | None = None
 
@@ -92,8 +90,10 @@ class _Layer(nn.Module):
         key_PGXJC = rotate(self._head_norm("key_norm", self._heads("key", config.num_kv_heads, x_PGXD)), frame.angle_PGXC)
         value_PGXJC = self._heads("value", config.num_kv_heads, x_PGXD)
         new = (key_PGXJC.transpose(0, 3, 1, 2, 4), value_PGXJC.transpose(0, 3, 1, 2, 4))
-        keys, values = new if own is None else (_put(own[0], new[0], frame.index), _put(own[1], new[1], frame.index))
-        parts = [Keys(keys, values, frame.seen_X[None])]
+        parts = [Keys(*new)]
+        if own is not None:
+            cached_key, cached_value = (_put(cache, x, frame.index) for cache, x in zip(own, new, strict=True))
+            parts = [Keys(cached_key, cached_value, jnp.reshape(frame.index + 1, (1, 1)))]
         if prompt is not None:
             parts.append(Keys(prompt[0], prompt[1], frame.length_P[:, None]))
         mixed_PGXHC = attend(query_PGXHC, *parts)
@@ -167,7 +167,7 @@ class _Decoder(nn.Module):
 def init_params(config: ModelConfig, key: Array) -> PyTree:
     """Draws fresh float32 parameters as a plain nested dict; everything under "layers" has a leading axis N."""
     tokens_PGX = jnp.zeros((1, 1, 1), jnp.int32)
-    return _Decoder(config).init(key, tokens_PGX, (None, None), _frame(config, tokens_PGX, jnp.ones(1, jnp.int32)))["params"]
+    return _Decoder(config).init(key, tokens_PGX, (None, None), _frame(config, tokens_PGX))["params"]
 
 
 def logical_axes(params: PyTree) -> PyTree:
@@ -197,7 +197,7 @@ def prefill(config: ModelConfig, params: PyTree, prompt_PL: Array, length_P: Arr
     """
     P, L = prompt_PL.shape
     position_PGX = jnp.broadcast_to(jnp.arange(L)[None, None], (P, 1, L))
-    frame = _frame(config, position_PGX, jnp.arange(1, L + 1))
+    frame = _frame(config, position_PGX)
     hidden_PGXD, (key, value) = _apply(config, params, prompt_PL[:, None], (None, None), frame)
     last_PD = jnp.take_along_axis(hidden_PGXD[:, 0], jnp.maximum(length_P - 1, 0)[:, None, None], axis=1)[:, 0]
     return _final_norm(config, params, last_PD), Cache(key=key[:, :, :, 0], value=value[:, :, :, 0], length=length_P)
@@ -208,7 +208,7 @@ def extend(config: ModelConfig, params: PyTree, cache: Cache, tokens_PGR: Array)
     P, G, R = tokens_PGR.shape
     chex.assert_axis_dimension(cache.length, 0, P)
     position_PGX = jnp.broadcast_to(cache.length[:, None, None] + jnp.arange(R)[None, None], (P, G, R))
-    frame = _frame(config, position_PGX, jnp.arange(1, R + 1), cache.length)
+    frame = _frame(config, position_PGX, cache.length)
     hidden_PGRD, _ = _apply(config, params, tokens_PGR, ((cache.key, cache.value), None), frame)
     return _final_norm(config, params, hidden_PGRD)
 
@@ -239,7 +239,7 @@ def decode(
     Returns float[P, G, D], the state that predicts token r + 1, and the cache with token r in it.
     """
     position_PGX = jnp.broadcast_to((cache.length + r)[:, None, None], (*token_PG.shape, 1))
-    frame = _frame(config, position_PGX, jnp.reshape(r + 1, 1), cache.length, index=r)
+    frame = _frame(config, position_PGX, cache.length, index=r)
     cached = ((cache.key, cache.value), (response_cache.key, response_cache.value))
     hidden_PGXD, (key, value) = _apply(config, params, token_PG[..., None], cached, frame)
     # The layers hand back only the new token's keys and values: one small write a step, instead of a copy of the cache through the scan.
@@ -263,9 +263,9 @@ def _put(cache: Array, new: Array, index: Array) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(cache, new, index, axis=-2)
 
 
-def _frame(config: ModelConfig, position_PGX: Array, seen_X: Array, length_P: Array | None = None, index: Array | None = None):
+def _frame(config: ModelConfig, position_PGX: Array, length_P: Array | None = None, index: Array | None = None):
     """Computes the rotary angles of the positions once for all layers (arXiv 2104.09864, eq. 15)."""
-    return _Frame(position_PGX[..., None] * frequencies(config)[None, None, None], seen_X, length_P, index)
+    return _Frame(position_PGX[..., None] * frequencies(config)[None, None, None], length_P, index)
 
 
 def _product(x: Array, matrix: Array, axes: int = 1) -> Array:
