@@ -107,7 +107,9 @@ def _block(size: int) -> int:
 
 def _block_sizes(rows: int, keys: int) -> kernel.BlockSizes:
     """Gives all three kernels, one forwards and two backwards, the same blocks."""
-    return kernel.BlockSizes(block_q=rows, block_kv=keys, block_q_dkv=rows, block_kv_dkv=keys, block_q_dq=rows, block_kv_dq=keys)
+    return kernel.BlockSizes(
+        block_q=rows, block_kv=keys, block_q_dkv=rows, block_kv_dkv=keys, block_kv_dkv_compute=keys, block_q_dq=rows, block_kv_dq=keys
+    )
 
 
 def _padded(x: Array, multiple: int) -> Array:
