@@ -13,8 +13,9 @@ from mr1jax.cli import load_experiment
 from mr1jax.config import Config
 from mr1jax.data.loader import make_loader
 from mr1jax.data.memdial.world import conversations
+from mr1jax.model.transformer import logical_axes
 from mr1jax.prepare import load_start, make_tasks
-from mr1jax.sharding import make_mesh
+from mr1jax.sharding import make_mesh, state_sharding
 from mr1jax.step import compile_train_step, init_state
 
 
@@ -36,6 +37,7 @@ def _measure_agent(config: Config, num_batches: int) -> dict[str, float]:
     loader = make_loader(range(num_tasks), lambda i: take(tasks, i), batch_size=config.prompts_per_step, seed=0)
     mesh = make_mesh(config.mesh)
     state = init_state(config, jax.tree.map(jax.numpy.array, start.params), jax.random.key(0))
+    state = jax.device_put(state, state_sharding(state, logical_axes(state.params[config.agent]), mesh))  # where the step leaves it
     step = compile_train_step(config, mesh, state)
     rollout = answer_rollout if config.agent == "answerer" else manager_rollout
     only_rollout = jax.jit(lambda params, tasks, key: rollout(params, tasks, key, start.language, config)[1])
