@@ -60,22 +60,21 @@ def test_a_step_compiles_for_a_tpu(no_environment, tmp_path):
 
 
 @needs_compiler
-@pytest.mark.parametrize(
-    ("topology", "mesh", "sentence"),
-    [
-        ("v5e:3x5", MeshConfig(), "there is no TPU topology 'v5e:3x5' .*; give one such as v5e:4x4"),
-        ("nonsense", MeshConfig(), "there is no TPU topology 'nonsense'"),
-        (
-            "v5e:2x2",
-            MeshConfig(fsdp=2),
-            "a mesh of data 1, fsdp 2 and tensor 1 has 2 devices, and v5e:2x2 has 4 chips; make .* 4",
-        ),
-    ],
-)
-def test_bad_input_is_one_sentence(no_environment, topology, mesh, sentence):
+@pytest.mark.parametrize("topology", ["v5e:3x5", "nonsense"])
+def test_topology_that_does_not_exist_is_one_sentence(no_environment, topology):
     """Oracle: the sentence, before anything compiles."""
-    with pytest.raises(ValueError, match=sentence):
-        fit.check_fit(replace(SMALL, mesh=mesh), topology)
+    with pytest.raises(ValueError, match=f"there is no TPU topology '{topology}' .*; give one such as v5e:4x4"):
+        fit.check_fit(SMALL, topology)
+
+
+def test_mesh_is_chosen_or_has_all_chips():
+    """Oracle: by hand: 24 prompts go over 8 of 16 chips; a mesh of as many devices as chips is left alone, and no other passes."""
+    config = replace(SMALL, prompts_per_step=24)
+    assert fit.choose_mesh(config, "v5e:4x4", 16) == MeshConfig(fsdp=8, tensor=2)
+    own = MeshConfig(data=2, tensor=2)
+    assert fit.choose_mesh(replace(config, mesh=own), "v5e:2x2", 4) == own
+    with pytest.raises(ValueError, match="a mesh of data 2, fsdp 1 and tensor 2 has 4 devices, and v5e:2x4 has 8 chips; make .* 8"):
+        fit.choose_mesh(replace(config, mesh=own), "v5e:2x4", 8)
 
 
 def test_no_compiler_is_one_sentence(monkeypatch, no_environment):
