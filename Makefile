@@ -2,6 +2,8 @@
 #   PYTHON=python3.12   the interpreter .venv is made with
 #   EXP=grpo_answer     an experiment: a file of experiments/, without .py
 #   ARGS="--seed 7"     passed on to the command
+#   TOPOLOGY=v5e:4x4    of `make fit`; BACKBONE=qwen2.5-7b and MESH=1,16,1 (data, fsdp, tensor) go with it
+#   TPU=name ZONE=... PROJECT=... [TYPE=v5litepod-16] [SPOT=1] [SETUP=...] [DRY_RUN=1]    of `make train-tpu` from a machine that is no TPU
 #   DATA=locomo         what is evaluated on; LOCOMO_JSON=path/to/locomo10.json says where it lies
 
 SHELL  := bash
@@ -9,13 +11,14 @@ PYTHON ?= python3
 DATA   ?= memdial
 BIN    := .venv/bin
 READY  := .venv/.ready
+comma  := ,
 # What has checks in parity/, all but the models that they share and the script that writes fixtures.
 PARITY := $(filter-out small_models small_encoders make_golden,$(basename $(notdir $(wildcard parity/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval data warm-start bench test test-all parity encoder check lint format typecheck clean
+.PHONY: help setup demo train train-tpu fit eval data warm-start bench test test-all parity encoder check lint format typecheck clean
 
-ifneq ($(filter train eval,$(MAKECMDGOALS)),)
+ifneq ($(filter train train-tpu fit eval,$(MAKECMDGOALS)),)
 ifeq ($(EXP),)
 $(error EXP is not set; name a file of experiments/, as in: make $(firstword $(MAKECMDGOALS)) EXP=grpo_answer)
 endif
@@ -32,6 +35,19 @@ demo: $(READY) ## train both agents from the shipped start and write runs/demo/r
 
 train: $(READY) ## train an experiment: EXP=grpo_answer ARGS="--steps 100"
 	@$(BIN)/mr1jax train $(EXP) $(ARGS)
+
+train-tpu: ## train on a TPU: this machine's, or one that is requested: TPU=name ZONE=... PROJECT=... DRY_RUN=1
+ifdef TPU
+	@python3 tpu/launch.py $(EXP) --tpu $(TPU) --zone "$(ZONE)" --project "$(PROJECT)" $(if $(TYPE),--type $(TYPE)) \
+	  $(if $(SPOT),--spot) $(if $(SETUP),--setup "$(SETUP)") $(if $(DRY_RUN),--dry-run) -- $(ARGS)
+else
+	@$(MAKE) --no-print-directory .venv/.ready-tpu
+	@$(BIN)/mr1jax train $(EXP) $(ARGS)
+endif
+
+fit: $(READY) .libtpu/.ready ## say whether a step fits a TPU, without one: EXP=grpo_answer BACKBONE=qwen2.5-7b TOPOLOGY=v5e:4x4
+	@$(BIN)/mr1jax fit $(EXP) --topology "$(TOPOLOGY)" $(if $(BACKBONE),--backbone $(BACKBONE)) \
+	  $(join $(if $(MESH),--mesh.data= --mesh.fsdp= --mesh.tensor=),$(subst $(comma), ,$(MESH))) $(ARGS)
 
 eval: $(READY) ## evaluate an experiment: EXP=grpo_answer DATA=memdial or locomo
 	@$(BIN)/mr1jax eval $(EXP) --data $(DATA) $(ARGS)
@@ -50,10 +66,10 @@ encoder: $(READY) ## install a sentence encoder (87 MB) for dense retrieval, for
 bench: $(READY) ## measure steps, memory, bank, automata, import of weights; retrieval on LoCoMo if LOCOMO_JSON is set
 	@$(BIN)/python -m bench $(ARGS)
 
-test: $(READY) ## run the tests, without those marked slow
+test: $(READY) .libtpu/.ready ## run the tests, without those marked slow
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: $(READY) ## run all tests
+test-all: $(READY) .libtpu/.ready ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 parity: .venv-parity/.ready ## compare logits, exports and encoders with transformers and peft, in .venv-parity on Python 3.11
@@ -87,6 +103,14 @@ $(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	  while read -r word _; do [ "$$word" != Collecting ] || printf .; done
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@echo && touch $@
+
+.venv/.ready-tpu: $(READY) requirements-tpu.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-tpu.txt
+	@touch $@
+
+.libtpu/.ready: requirements-fit.txt | $(READY)
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade --target .libtpu -r requirements-fit.txt
+	@mkdir -p .libtpu && touch $@
 
 .venv-parity/.ready: requirements-parity.txt requirements-encoder.txt requirements.txt constraints.txt
 	@command -v python3.11 >/dev/null || { echo "There is no python3.11 here, which make parity needs" >&2; exit 2; }

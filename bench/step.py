@@ -13,8 +13,9 @@ from mr1jax.cli import load_experiment
 from mr1jax.config import Config
 from mr1jax.data.loader import make_loader
 from mr1jax.data.memdial.world import conversations
+from mr1jax.model.transformer import logical_axes
 from mr1jax.prepare import load_start, make_tasks
-from mr1jax.sharding import make_mesh
+from mr1jax.sharding import make_mesh, state_sharding
 from mr1jax.step import compile_train_step, init_state
 
 
@@ -36,15 +37,16 @@ def _measure_agent(config: Config, num_batches: int) -> dict[str, float]:
     loader = make_loader(range(num_tasks), lambda i: take(tasks, i), batch_size=config.prompts_per_step, seed=0)
     mesh = make_mesh(config.mesh)
     state = init_state(config, jax.tree.map(jax.numpy.array, start.params), jax.random.key(0))
+    state = jax.device_put(state, state_sharding(state, logical_axes(state.params[config.agent]), mesh))  # where the step leaves it
     step = compile_train_step(config, mesh, state)
     rollout = answer_rollout if config.agent == "answerer" else manager_rollout
-    only_rollout = jax.jit(lambda tasks, key: rollout(start.params, tasks, key, start.language, config)[1])
+    only_rollout = jax.jit(lambda params, tasks, key: rollout(params, tasks, key, start.language, config)[1])
     batch, key = next(loader), jax.random.key(1)
-    _timed(lambda: only_rollout(batch, key))  # compiles
+    _timed(lambda: only_rollout(start.params, batch, key))  # compiles
     rollout_s, seconds = [], []
     for _ in range(num_batches):
         batch = next(loader)
-        rollout_s += [_timed(lambda batch=batch: only_rollout(batch, key))[0]] if len(rollout_s) < 10 else []
+        rollout_s += [_timed(lambda batch=batch: only_rollout(start.params, batch, key))[0]] if len(rollout_s) < 10 else []
         elapsed, (state, _) = _timed(lambda batch=batch, state=state: step(state, batch, start.language))
         seconds.append(elapsed)
     result = {

@@ -15,4 +15,4 @@ def answerer() -> Config:
 
 def manager() -> Config:
     """Then the Manager, with the trained Answer Agent frozen as its judge."""
-    return Config(agent="manager", conversations=256, steps=120, prompts_per_step=16, optimizer=OptimizerConfig(learning_rate=4e-4))
+    return Config(agent="manager", conversations=256, steps=90, prompts_per_step=16, optimizer=OptimizerConfig(learning_rate=4e-4))

@@ -9,12 +9,15 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from mr1jax.config import Config, LoraConfig, ProcessConfig, RetrievalKind, replace, require
 
+Overridden = Annotated[Config, tyro.conf.arg(name="")]  # fields of a configuration as options of their own: --steps, --mesh.fsdp
+Processes = Annotated[ProcessConfig, tyro.conf.arg(name="")]
+ALONE = ProcessConfig()
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 USER_ERROR = 2
 
@@ -93,7 +96,7 @@ def evaluate(
 
 
 def warm_start(assets: Path = Path("assets")) -> None:
-    """Trains tokenizer and warm start from nothing and writes them to `assets`; takes about an hour on two cores."""
+    """Trains tokenizer and warm start from nothing and writes them to `assets`; takes about three quarters of an hour on two cores."""
     from mr1jax.warm_start import PHASES, warm_start
 
     warm_start(Config(), PHASES, assets)
@@ -146,22 +149,45 @@ def train(arguments: Sequence[str]) -> Callable[[], None]:
     """
     from mr1jax.experiment import run_experiment
 
-    require(bool(arguments) and not arguments[0].startswith("-"), "name an experiment, as in: mr1jax train grpo_answer")
+    name, default, overrides = _named_experiment("train", arguments)
+
+    def run(config: Overridden = default, processes: Processes = ALONE, profile: str = "") -> Callable[[], None]:
+        """Trains an experiment.
+
+        Args:
+          profile: steps to trace, as first:end without the end, such as 10:13; the trace goes to runs/<experiment>/profile.
+        """
+        return functools.partial(run_experiment, config, processes, Path("runs") / name, profile=profile)
+
+    return _read_options(run, f"mr1jax train {name}", overrides)
+
+
+def fit(arguments: Sequence[str]) -> Callable[[], None]:
+    """Compiles the step of an experiment for a TPU that is not there; exit status 1 where it does not fit."""
+    from mr1jax.fit import report_fit
+
+    name, default, overrides = _named_experiment("fit", arguments)
+
+    def run(topology: str, config: Overridden = default, json: Path | None = None) -> Callable[[], None]:
+        """Says whether the step of an experiment fits a TPU, by compiling it for one: no TPU and no weights are needed.
+
+        Args:
+          topology: of the TPU, such as v5e:4x4, v5p:2x2x1 or v6e:2x4.
+          json: a file to write all of it to.
+        """
+        return lambda: sys.exit(not report_fit(config, topology, json))
+
+    return _read_options(run, f"mr1jax fit {name}", overrides)
+
+
+def _named_experiment(command: str, arguments: Sequence[str]) -> tuple[str, Config, list[str]]:
+    require(bool(arguments) and not arguments[0].startswith("-"), f"name an experiment, as in: mr1jax {command} grpo_answer")
     name, *overrides = arguments
-    config, processes = tyro.cli(
-        tyro.conf.configure(tyro.conf.FlagConversionOff)(_TrainArguments),
-        prog=f"mr1jax train {name}",
-        default=_TrainArguments(load_config(name), ProcessConfig()),
-        args=overrides,
-    )
-    return functools.partial(run_experiment, config, processes, Path("runs") / name)
+    return name, load_config(name), overrides
 
 
-class _TrainArguments(NamedTuple):
-    """What is trained, and by which process of how many; the fields of both stand side by side."""
-
-    config: Annotated[Config, tyro.conf.arg(name="")]
-    processes: Annotated[ProcessConfig, tyro.conf.arg(name="")]
+def _read_options(run: Callable[..., Callable[[], None]], prog: str, arguments: list[str]) -> Callable[[], None]:
+    return tyro.cli(tyro.conf.configure(tyro.conf.FlagConversionOff)(run), prog=prog, args=arguments)
 
 
 def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
@@ -190,8 +216,9 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            if arguments[:1] == ["train"]:
-                return train(arguments[1:])
+            for command in (train, fit):
+                if arguments[:1] == [command.__name__]:
+                    return command(arguments[1:])
             return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="mr1jax", args=arguments)
     except SystemExit as stop:
         require(not stop.code, _as_sentence(said.getvalue()))  # 0 is --help

@@ -15,6 +15,7 @@ from mr1jax.model.lora import BASE, merge_adapter
 from mr1jax.model.weights import save_params
 from mr1jax.prepare import describe_agent, load_agent, load_start, make_tasks
 from mr1jax.processes import connect, first_alone, is_first
+from mr1jax.profiling import Trace
 from mr1jax.report import draw_curves, write_whole
 from mr1jax.sharding import make_mesh, to_host
 from mr1jax.text.huggingface_tokenizer import HuggingFaceTokenizer
@@ -23,19 +24,23 @@ from mr1jax.train import train
 RUN_CONFIG = "config.json"
 
 
-def run_experiment(config: Config, processes: ProcessConfig, folder: Path, data_dir: Path = Path("data")) -> None:
+def run_experiment(config: Config, processes: ProcessConfig, folder: Path, data_dir: Path = Path("data"), profile: str = "") -> None:
     """Trains `config` into `folder`: config.json, metrics.jsonl, checkpoints/, curves.png and the trained agent's weights.
+
+    profile: steps such as "10:13" to trace into `folder/profile`.
 
     Started again with the same configuration it continues; a folder of another one is refused. Every process of a run must call this, and
     see the same folders; the first of them writes.
     """
+    trace = Trace(profile, folder / "profile")
     connect(processes)
     make_mesh(config.mesh)  # refuses what the devices cannot give before anything is read
     start = load_start(config)
     with first_alone("the data set is there"):
         records = read_split(config.data, "train", data_dir)[: config.conversations]
     tasks = make_tasks(records, start)
-    state, log, _ = train(start.config, start.params, tasks, start.language, folder, description=f"train the {config.agent}")
+    description = f"train the {config.agent}"
+    state, log, _ = train(start.config, start.params, tasks, start.language, folder, description=description, trace=trace)
     about = describe_agent(start.config, config.agent, start.params.get(BASE))
     trained = to_host(state.params[config.agent])
     if not is_first():

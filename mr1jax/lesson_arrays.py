@@ -18,6 +18,7 @@ from mr1jax.structs import PAD, Array
 from mr1jax.text.tokenizer import Tokenizer
 
 DISGUISED_NAMES, DISGUISED_WORDS = 0.6, 0.2  # shares of the names and values of a lesson, and of its other words
+OPENINGS = {"ADD:": ("add",), "UPDATE": ("update",), "DELETE": ("delete", "replace"), "NOOP": ("noop",)}  # how a decision of a kind begins
 _POOLS = (6, 12, 24, 200)  # pieces that the disguises of one lesson are made of: with few, a piece stands in many words
 _VALUES = frozenset(word for words in COMMON.values() for word in words)
 # Capitals that are no names, and the words of an answer that stands in no memory: nobody could know what is put in their place.
@@ -28,13 +29,13 @@ _KEPT = frozenset([*MONTHS, "What", "When", "Where", "Which", "Can", "Do", "On",
 @struct.dataclass
 class LessonBatch:
     """prompt: int32[P, L], prompt_length: int32[P]; response: int32[P, R], response_length: int32[P], PAD past its end token;
-    decision: bool[P], whether it is the Manager's."""
+    odds: float32[P, 4], how often the teacher does what in place of a decision of the Manager, in the order of OPENINGS; 0 in an answer."""
 
     prompt: Array
     prompt_length: Array
     response: Array
     response_length: Array
-    decision: Array
+    odds: Array
 
 
 class Disguise:
@@ -119,7 +120,7 @@ class LessonEncoder:
             asked = [*self._marker("Question:"), *self._encode(question), *self._marker("\n")]
             reply = [*(t for quote in quoted for t in self._quoted(quote)), *self._marker("**Answer:**"), *self._encode(answer)]
             pairs.append((asked + self._memories(lesson.memories), reply))
-        return self._arrays(pairs, self._answerer, decision=False)
+        return self._arrays(pairs, self._answerer, {})
 
     def decision(self, lesson: ManagerLesson) -> LessonBatch | None:
         """One decision of the Manager, P = 1, or None where it is too long."""
@@ -132,13 +133,13 @@ class LessonEncoder:
             "delete": [*self._marker("DELETE"), *number],
             "replace": [*self._marker("DELETE"), *number, *self._marker("\n"), *self._marker("ADD:"), *text],
         }[lesson.kind]
-        return self._arrays([(prompt, reply)], self._manager, decision=True)
+        return self._arrays([(prompt, reply)], self._manager, lesson.odds)
 
     def _memories(self, lines: tuple[Line, ...]) -> list[int]:
         shown = [t for number, (text, date) in enumerate(lines, 1) for t in self.line(text, number_mark(number), date)]
         return [*self._marker("Memories:"), *self._marker("\n"), *shown]
 
-    def _arrays(self, pairs: list[tuple[list[int], list[int]]], room: AgentConfig, *, decision: bool) -> LessonBatch | None:
+    def _arrays(self, pairs: list[tuple[list[int], list[int]]], room: AgentConfig, odds: dict[str, float]) -> LessonBatch | None:
         if any(len(prompt) > room.prompt_length or len(reply) >= room.response_length for prompt, reply in pairs):
             return None
         prompt_PL = np.full((len(pairs), room.prompt_length), PAD, np.int32)
@@ -148,4 +149,6 @@ class LessonEncoder:
             response_PR[row, : len(reply) + 1] = [*reply, self._tokenizer.eos_id]
         prompt_length_P = np.asarray([len(prompt) for prompt, _ in pairs], np.int32)
         response_length_P = np.asarray([len(reply) + 1 for _, reply in pairs], np.int32)
-        return LessonBatch(prompt_PL, prompt_length_P, response_PR, response_length_P, np.full(len(pairs), decision))
+        share = [sum(odds.get(kind, 0.0) for kind in kinds) for kinds in OPENINGS.values()]
+        odds_P4 = np.tile(np.asarray(share, np.float32), (len(pairs), 1))
+        return LessonBatch(prompt_PL, prompt_length_P, response_PR, response_length_P, odds_P4)

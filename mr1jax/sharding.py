@@ -13,7 +13,8 @@ evaluation, they change nothing.
 """
 
 import contextlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -134,6 +135,21 @@ def split_batch(tree: PyTree, num_parts: int) -> PyTree:
 def join_batch(tree: PyTree) -> PyTree:
     """Puts the rows that `split_batch` divided back in their order."""
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
+
+
+def on_shards(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """Lets every device apply a function to its own part of arrays [P, J, ...] and [P], and gets [P, J, ...]: the prompts P are cut as a
+    batch is, key-value heads J along tensor, unless that does not divide them. XLA cannot divide a kernel by itself.
+
+    The mesh is the one that the program is traced under; without one the function is applied as it is.
+    """
+    if (mesh := _mesh()).empty:
+        return function(*arrays)
+    P, J = arrays[0].shape[:2]
+    batch = BATCH_AXES if P % math.prod(mesh.shape[axis] for axis in BATCH_AXES) == 0 else None
+    heads = RULES["kv_heads"] if J % mesh.shape[RULES["kv_heads"]] == 0 else None
+    specs = tuple(PartitionSpec(batch, heads) if x.ndim > 1 else PartitionSpec(batch) for x in arrays)
+    return jax.shard_map(function, in_specs=specs, out_specs=PartitionSpec(batch, heads), check_vma=False)(*arrays)
 
 
 def param_sharding(params: PyTree, logical_axes: PyTree, mesh: Mesh) -> PyTree:

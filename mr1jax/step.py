@@ -75,8 +75,10 @@ def train_step(
     rollout_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.step))
     trajectory, metrics = draw_rollout(_on_base(state.params, base), tasks, rollout_key, language, config)
     reference = base if config.lora.rank and config.loss.kl_coef > 0 else state.reference
-    batch = make_loss_batch(trajectory, reference, language, config)
-    trained, opt_state, updates = run_updates(state, trajectory, batch, shuffle_key, language, config, base)
+    with jax.named_scope("reference"):
+        batch = make_loss_batch(trajectory, reference, language, config)
+    with jax.named_scope("update"):
+        trained, opt_state, updates = run_updates(state, trajectory, batch, shuffle_key, language, config, base)
     metrics |= {name: value[0] if name == "ratio_gap" else jnp.mean(value) for name, value in updates.items()}
     metrics["dead_groups"] = dead_group_share(trajectory.reward)
     params = state.params | {config.agent: trained}
@@ -209,7 +211,7 @@ def compile_train_step(
     The state is donated and keeps its layout; tasks are cut along their leading axis.
     """
     axes = logical_axes(state.params[config.agent])
-    of_state = state_sharding(jax.eval_shape(lambda: state), axes, mesh)
+    of_state = state_sharding(state, axes, mesh)
 
     of_base = () if base is None else (param_sharding(base, logical_axes(base), mesh),)
 

@@ -25,6 +25,7 @@ from mr1jax.data.loader import Loader, make_loader
 from mr1jax.model.lora import BASE
 from mr1jax.model.transformer import logical_axes
 from mr1jax.processes import is_first
+from mr1jax.profiling import Trace
 from mr1jax.sharding import local_rows, make_mesh, param_sharding, place, place_batch, replicated, state_sharding
 from mr1jax.step import Tasks, compile_train_step, init_state
 from mr1jax.structs import PyTree, TrainState
@@ -41,13 +42,17 @@ def train(
     *,
     save_every: int = 50,
     description: str = "train",
+    trace: Trace | None = None,
 ) -> tuple[TrainState, list[Record], int]:
     """Trains one agent for `config.steps` steps.
 
     params: {"manager": tree, "answerer": tree}; both are copied, so the caller's stay usable. With LoRA they are adapters, and "base" is
     what they are laid over: it is neither copied nor changed. tasks: numpy, a leading axis of tasks.
-    folder: where to log and save; None keeps nothing. Returns (state, one record a step, number of compilations).
+    folder: where to log and save; None keeps nothing. trace: which steps to trace. Returns (state, one record a step, number of
+    compilations). A record has the step's metrics, its `seconds`, how many of these went by waiting for its tasks (`data_seconds`), and
+    the response tokens drawn a second of it.
     """
+    trace = trace or Trace()
     mesh = make_mesh(config.mesh)
     state = _start(config, params, mesh)
     base = [jax.device_put(params[BASE], param_sharding(params[BASE], logical_axes(params[BASE]), mesh))] if BASE in params else []
@@ -65,14 +70,21 @@ def train(
     with _log(folder if is_first() else None, records) as write:
         for number in progress:
             started = time.monotonic()
-            state, metrics = step(state, place_batch(next(loader), rows, mesh, batch_size), language, *base)
-            record = {"step": number + 1} | {name: float(value) for name, value in sorted(metrics.items())}
+            with trace.step(number + 1):
+                batch = place_batch(next(loader), rows, mesh, batch_size)
+                data_seconds = time.monotonic() - started
+                state, metrics = step(state, batch, language, *base)
+                record = {"step": number + 1} | {name: float(value) for name, value in sorted(metrics.items())}
             _require_finite(record)
             record["seconds"] = time.monotonic() - started
+            record["data_seconds"] = data_seconds
+            drawn = record["response_tokens"] * config.prompts_per_step * config.group_size
+            record["tokens_per_second"] = drawn / record["seconds"]
             records.append(record)
             write(record)
             if folder is not None and ((number + 1) % save_every == 0 or number + 1 == config.steps):
                 checkpoint.save(folder / "checkpoints", number + 1, state, {"loader": loader.state(), **about})
+    trace.stop()
     return state, records, step._cache_size()  # type: ignore[attr-defined]
 
 

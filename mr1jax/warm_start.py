@@ -24,7 +24,7 @@ from mr1jax.agents.prompts import MARKERS
 from mr1jax.config import AgentConfig, Config, ModelConfig, replace
 from mr1jax.data import nonsense
 from mr1jax.data.memdial import lessons
-from mr1jax.lesson_arrays import LessonBatch, LessonEncoder
+from mr1jax.lesson_arrays import OPENINGS, LessonBatch, LessonEncoder
 from mr1jax.model import transformer
 from mr1jax.model.look_back import look_back
 from mr1jax.model.weights import save_params
@@ -38,28 +38,34 @@ MANAGER = AgentConfig(num_retrieved=3, prompt_length=160, response_length=72)
 # Prompts and responses of a batch are cut to the first of these sizes that holds them: most lessons need less than half of the room.
 SIZES = ((56, 20), (72, 28), (88, 40), (120, 48), (160, 72))
 BATCH_TOKENS = 6000  # with padding
-QUESTIONS = 4  # to each context of the Answer Agent; the Manager has one decision for every context
-NONSENSE_SHARE = 0.25  # of the lessons of both agents
-PLAIN_SHARE = 0.5  # of the Manager's lessons about memdial: what kind of fact it is, only the words tell
-CHOICE_WEIGHT = 8.0  # of the token that says what is to be done: one of a dozen, and the others copy
+QUESTIONS = 4  # to each context of the Answer Agent
+NONSENSE_SHARE = 0.25  # of the Answer Agent's lessons
+DECISION_SHARES = {"plain": 0.6, "disguised": 0.25, "nonsense": 0.15}  # of the Manager's: what kind of fact it is, only the words tell
 NUM_WORLDS = 4000  # training conversations that the other lessons are drawn from
 VOCAB_SIZE = 1536
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Lessons of one size. memories: shown to the Answer Agent, or one fewer, which half of the lessons have."""
+    """Lessons of one size. memories: shown to the Answer Agent, or one fewer, which half of the lessons have; decisions: of the Manager,
+    for each context of the Answer Agent."""
 
     steps: int
     memories: int
+    decisions: int
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Stages under one warm-up and one cosine of the learning rate, which ends at `final` times its peak."""
+    """Stages under one warm-up and one cosine of the learning rate, which ends at `final` times its peak.
+
+    choice_weight: of the token that says what is to be done: one of a dozen, and the others copy. While copying is not learnt it must not
+    drown what teaches it.
+    """
 
     stages: tuple[Stage, ...]
     final: float
+    choice_weight: float
     learning_rate: float = 0.02  # of Muon, for the matrices of the layers
     adam_learning_rate: float = 0.004  # for embedding, norms and biases
 
@@ -69,26 +75,37 @@ class Phase:
 
 
 PHASES = (
-    Phase((Stage(300, memories=2), Stage(2100, memories=3)), final=0.6),
-    Phase((Stage(2400, memories=3),), final=0.0, learning_rate=0.012, adam_learning_rate=0.0024),
-    Phase((Stage(500, memories=3),), final=0.0, learning_rate=0.004, adam_learning_rate=0.0008),
+    Phase((Stage(300, memories=2, decisions=1), Stage(1500, memories=3, decisions=1)), final=0.6, choice_weight=1.0),
+    Phase((Stage(2400, memories=3, decisions=2),), final=0.0, choice_weight=40.0, learning_rate=0.012, adam_learning_rate=0.0024),
 )
 
 
-def imitation_loss(params: PyTree, batch: LessonBatch, config: ModelConfig) -> tuple[Array, dict[str, Array]]:
-    """Cross-entropy of the tokens of the responses, -1/n sum log p(token), where the first token of a decision counts CHOICE_WEIGHT times;
-    and by agent its loss, every token counting the same, and the share of responses that greedy decoding would write."""
+def imitation_loss(
+    params: PyTree, batch: LessonBatch, config: ModelConfig, openings: tuple[int, ...], choice_weight: float
+) -> tuple[Array, dict[str, Array]]:
+    """Cross-entropy of the tokens of the responses, -1/n sum log p(token).
+
+    The first token of a decision counts `choice_weight` times, and it is compared with all that the teacher might have done,
+    -sum_k odds_k log p(openings_k), instead of with the one it drew: by what it drew once, a kind of fact that it ignores more often than
+    another is hardly told from it. openings: the tokens that OPENINGS stands for.
+
+    Returns the loss and metrics: `choice`, what the model adds to the entropy of the odds; by agent its loss, every token counting the
+    same, and the share of responses that greedy decoding would write.
+    """
     hidden_PGRD = transformer.response_hidden(config, params, batch.prompt, batch.prompt_length, batch.response[:, None])
     logits_PRV = transformer.logits(config, params, hidden_PGRD)[:, 0]
     graded_PR = batch.response != PAD
-    chosen_PR = batch.decision[:, None] & (jnp.arange(graded_PR.shape[1]) == 0)[None]
-    weight_PR = graded_PR * jnp.where(chosen_PR, CHOICE_WEIGHT, 1.0)
+    decision_P = jnp.any(batch.odds > 0, axis=-1)
+    chosen_PR = decision_P[:, None] & (jnp.arange(graded_PR.shape[1]) == 0)[None]
+    weight_PR = graded_PR * jnp.where(chosen_PR, choice_weight, 1.0)
     loss_PR = optax.softmax_cross_entropy_with_integer_labels(logits_PRV, batch.response)
+    choice_P = -jnp.sum(batch.odds * jax.nn.log_softmax(logits_PRV[:, 0])[:, jnp.asarray(openings)], axis=-1)
     right_P = jnp.all((jnp.argmax(logits_PRV, axis=-1) == batch.response) | ~graded_PR, axis=-1)
-    metrics = {}
-    for agent, of_P in (("answerer", ~batch.decision), ("manager", batch.decision)):
+    metrics = {"choice": masked_mean(choice_P - jnp.sum(jax.scipy.special.entr(batch.odds), axis=-1), decision_P)}
+    for agent, of_P in (("answerer", ~decision_P), ("manager", decision_P)):
         metrics[agent] = masked_mean(loss_PR, graded_PR & of_P[:, None])
         metrics[f"{agent}_right"] = masked_mean(right_P.astype(jnp.float32), of_P)
+    loss_PR = jnp.where(chosen_PR, choice_P[:, None], loss_PR)
     return jnp.sum(loss_PR * weight_PR) / jnp.sum(weight_PR), metrics
 
 
@@ -113,12 +130,12 @@ def make_optimizer(phase: Phase) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), muon)
 
 
-def make_update(config: ModelConfig, tx: optax.GradientTransformation) -> Callable:
+def make_update(config: ModelConfig, tx: optax.GradientTransformation, openings: tuple[int, ...], choice_weight: float) -> Callable:
     """Builds the jitted step: (params, opt_state, lessons) -> (params, opt_state, metrics)."""
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def update(params, opt_state, batch):
-        gradient, metrics = jax.grad(imitation_loss, has_aux=True)(params, batch, config)
+        gradient, metrics = jax.grad(imitation_loss, has_aux=True)(params, batch, config, openings, choice_weight)
         updates, opt_state = tx.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, metrics
 
@@ -130,7 +147,7 @@ def _first(draw: Callable[[], LessonBatch | None]) -> LessonBatch:
 
 
 def lesson_rows(tokenizer: Tokenizer, num_slots: int, stage: Stage, number: int) -> Iterator[LessonBatch]:
-    """Yields the lessons of a stage without end, P of them at a time: the questions to one context, then one decision, and so on.
+    """Yields the lessons of a stage without end, P of them at a time: the questions to one context, then its decisions, and so on.
 
     Each depends on its own number and that of the stage alone.
     """
@@ -143,15 +160,16 @@ def lesson_rows(tokenizer: Tokenizer, num_slots: int, stage: Stage, number: int)
         return encoder.disguised(rng).answer(lessons.answer_lesson(rng, NUM_WORLDS, num_shown, QUESTIONS, num_slots))
 
     def decision(rng: random.Random) -> LessonBatch | None:
-        if rng.random() < NONSENSE_SHARE:
+        (form,) = rng.choices(list(DECISION_SHARES), list(DECISION_SHARES.values()))
+        if form == "nonsense":
             return _dressed(encoder, rng).decision(nonsense.manager_lesson(rng, MANAGER.num_retrieved))
-        own = encoder if rng.random() < PLAIN_SHARE else encoder.disguised(rng)
+        own = encoder if form == "plain" else encoder.disguised(rng)
         return own.decision(lessons.manager_lesson(rng, NUM_WORLDS, MANAGER.num_retrieved, num_slots))
 
     for index in itertools.count():
-        for name, draw in (("answer", answer), ("decision", decision)):
-            rng = random.Random(f"{name}/0/{number}/{index}")
-            yield _first(functools.partial(draw, rng))
+        yield _first(functools.partial(answer, random.Random(f"answer/0/{number}/{index}")))
+        for nth in range(stage.decisions):
+            yield _first(functools.partial(decision, random.Random(f"decision/0/{number}/{index}/{nth}")))
 
 
 def _dressed(encoder: LessonEncoder, rng: random.Random) -> LessonEncoder:
@@ -195,7 +213,8 @@ def train_phase(
 ) -> PyTree:
     """Trains through one phase, whose first stage has the number `first_stage`, and saves to `path` every 200 steps and at the end."""
     tx = make_optimizer(phase)
-    opt_state, update = tx.init(params), make_update(model, tx)
+    openings = tuple(tokenizer.encode_exactly(opening)[0] for opening in OPENINGS)
+    opt_state, update = tx.init(params), make_update(model, tx, openings, phase.choice_weight)
     batches = itertools.chain.from_iterable(
         itertools.islice(batches_by_size(lesson_rows(tokenizer, num_slots, stage, first_stage + i)), stage.steps)
         for i, stage in enumerate(phase.stages)

@@ -30,26 +30,33 @@ BAD = {
     "unknown to evaluate": (["eval", "nothing"], "there is no experiment 'nothing'; choose one of .*"),
     "nothing trained": (["eval", "ppo_answer"], "there is no trained answerer at .*; run: make train EXP=ppo_answer"),
     "group of one": (["train", "grpo_answer", "--group-size", "1"], r"Config.group_size is 1; GRPO compares .*"),
-    "rate": (["train", "ppo_answer", "--optimizer.learning-rate", "-1"], r".* OptimizerConfig.learning_rate is -1.0; it must be .*"),
-    "batch": (["train", "grpo_answer", "--mesh.data", "7"], r"Config.prompts_per_step is 24, which the 7 devices .* divide; use 21"),
+    "rate": (["train", "ppo_answer", "--optimizer.learning-rate", "-1"], r"(?:.* )?OptimizerConfig.learning_rate is -1.0; it must be .*"),
+    "batch": (
+        ["train", "grpo_answer", "--mesh.data", "7"],
+        r"(?:.* )?Config.prompts_per_step is 24, which the 7 devices .* divide; use 21",
+    ),
     "no number": (["train", "grpo_answer", "--steps", "x"], r"Error parsing --steps: invalid literal .* 'x'; .*"),
     "no field": (["train", "grpo_answer", "--learning-rat", "1"], r"Unrecognized options: --learning-rat, 1; Perhaps .*learning-rate .*"),
-    "rank": (["train", "grpo_answer", "--lora.rank", "-1"], r".* LoraConfig.rank is -1; it must be from 0 to 100000.*"),
+    "rank": (["train", "grpo_answer", "--lora.rank", "-1"], r"(?:.* )?LoraConfig.rank is -1; it must be from 0 to 100000.*"),
     "no projection": (["train", "grpo_answer", "--lora.targets", "q_proj"], r"invalid choice 'q_proj' .*--lora.targets.*"),
     "name alone": (["info", "qwen3-8b"], r"Qwen/Qwen3-8B cannot be fetched from the Hugging Face hub .*, or give the path of a folder"),
     "no folder": (["info", "gone"], r"there is no folder gone; give a folder, an id .*"),
     "no agent": (["train", "grpo_answer", "--agent", "reader"], r"invalid choice 'reader' for argument '--agent'. Expected .*"),
+    "nothing to fit": (["fit"], "name an experiment, as in: mr1jax fit grpo_answer"),
+    "no topology": (["fit", "grpo_answer"], r"Missing from mr1jax fit grpo_answer: --topology .*"),
+    "steps to trace": (["train", "grpo_answer", "--profile", "10-13"], "--profile is '10-13'; give steps as first:end, such as 10:13 .*"),
+    "no step to trace": (["train", "grpo_answer", "--profile", "3:3"], "--profile is '3:3', which holds no step; they count from 1"),
     "no command": (["trian"], r".*trian.*"),
     "no data set": (["eval", "grpo_answer", "--data", "squad"], r".*'squad'.*"),
     "devices": (["train", "grpo_answer", "--mesh.data", "12"], r"MeshConfig asks for 12 devices .*, but there are 8; lower .*"),
-    "no address": (["train", "grpo_answer", "--coordinator", "here"], r"ProcessConfig.coordinator is 'here'; give host:port .*"),
+    "no address": (["train", "grpo_answer", "--coordinator", "here"], r"(?:.* )?ProcessConfig.coordinator is 'here'; give host:port .*"),
     "no such process": (
         ["train", "grpo_answer", "--coordinator", "here:1", "--num-processes", "2", "--process-id", "2"],
-        r"ProcessConfig.process_id is 2; it must be from 0 to 1",
+        r"(?:.* )?ProcessConfig.process_id is 2; it must be from 0 to 1.*",
     ),
     "nobody to ask": (
         ["train", "grpo_answer", "--num-processes", "2"],
-        r"ProcessConfig.num_processes is 2, and coordinator ''; give .*",
+        r"(?:.* )?ProcessConfig.num_processes is 2, and coordinator ''; give .*",
     ),
     "no parts": (
         ["train", "grpo_answer", "--loss.num-microbatches", "5"],
@@ -97,3 +104,17 @@ def test_a_box_and_ruled_lines_are_the_same_sentence():
     drawn = "╭─ Bad options ───╮\n│ No such: --x    │\n│   of the four   │\n│ ─────────────── │\n│ Run mr1jax      │\n╰─────────────────╯\n"
     ruled = " Bad options     \n ----------------\n  No such: --x   \n    of the four  \n  ---------------\n  Run mr1jax     \n"
     assert cli._as_sentence(drawn) == cli._as_sentence(ruled) == "No such: --x of the four; Run mr1jax"
+
+
+def test_no_cluster_to_join_is_one_sentence(run, monkeypatch):
+    """Oracle: the sentence and the exit status, where JAX says that it finds no cluster, as it does on a machine that is in none."""
+
+    def find_none(**_):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr("jax.distributed.initialize", find_none)
+    monkeypatch.setattr("jax.config.update", lambda *_: None)  # of the process that all tests share
+    status, said = run("train", "grpo_answer", "--coordinator", "auto")
+    assert status == 2
+    assert said.startswith("mr1jax: --coordinator auto finds no TPU pod, Slurm or Open MPI here (coordinator_address")
+    assert said.count("\n") == 1

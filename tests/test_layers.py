@@ -13,12 +13,12 @@ FILES = sorted(path for folder in ("mr1jax", "experiments", "bench", "tpu") for 
 FLOORS = (
     ("structs", "config"),
     ("processes",),
-    ("sharding", "checkpoint", "statistics"),
+    ("sharding", "checkpoint", "statistics", "profiling", "roofline"),
     ("memory", "text", "model"),
     ("data", "rl"),
     ("agents",),
     ("step",),
-    tuple("train evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start demo".split()),
+    tuple("train evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start demo fit".split()),
     ("cli",),
     ("__main__",),
 )

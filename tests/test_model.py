@@ -9,7 +9,7 @@ import pytest
 
 from mr1jax.config import ModelConfig
 from mr1jax.model import transformer
-from mr1jax.model.attention import attend
+from mr1jax.model.attention import Keys, attend
 
 P, G, L, R = 2, 3, 7, 5
 CONFIG = ModelConfig(vocab_size=40, d_model=24, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=6, d_ff=20)
@@ -147,18 +147,19 @@ def test_no_state_sees_what_comes_after_it(params):
 
 
 def test_a_query_that_may_see_nothing_yields_numbers():
-    """Oracle: finiteness of value and gradient where both masks are all False, and an untouched second query."""
+    """Oracle: 0 and a gradient of 0 for a query that sees nothing of either part, and the one value that the second query sees."""
     rng = np.random.default_rng(3)
-    query, key, value = rng.standard_normal((3, 1, 1, 2, 2, 4)).astype(np.float32)
-    prefix_key, prefix_value = rng.standard_normal((2, 1, 3, 2, 4)).astype(np.float32)
-    mask_XY = np.array([[False, False], [False, True]])
+    query = rng.standard_normal((1, 1, 2, 2, 4)).astype(np.float32)
+    key, value = rng.standard_normal((2, 1, 2, 1, 2, 4)).astype(np.float32)
+    prefix_key, prefix_value = rng.standard_normal((2, 1, 2, 3, 4)).astype(np.float32)
+    seen, nothing = np.array([[0, 1]], np.int32), np.zeros((1, 1), np.int32)
 
     def mixed(query):
-        return attend(query, key, value, mask_XY, prefix_key, prefix_value, np.zeros((1, 3), bool))
+        return attend(query, Keys(key, value, seen), Keys(prefix_key, prefix_value, nothing))
 
-    assert np.all(np.isfinite(mixed(query)))
-    assert np.all(np.isfinite(jax.grad(lambda query: jnp.sum(mixed(query)))(query)))
-    np.testing.assert_allclose(mixed(query)[:, :, 1], value[:, :, 1], rtol=1e-6)
+    assert not np.any(mixed(query)[:, :, 0])
+    assert not np.any(jax.grad(lambda query: jnp.sum(mixed(query)))(query)[:, :, 0])
+    np.testing.assert_allclose(mixed(query)[0, 0, 1], value[0, :, 0, 0], rtol=1e-6)
 
 
 def test_remat_keeps_the_gradient(params):

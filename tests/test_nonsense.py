@@ -109,7 +109,7 @@ def test_what_is_written_is_legal(drawn, tokenizer):
 
 def test_batches_by_size_hold_every_lesson_whole(tokenizer):
     """Oracle: the stream of lessons, cut off where the batches end: each is in one batch, in the smallest size that holds it."""
-    stream = lesson_rows(tokenizer, 16, Stage(steps=1, memories=2), 0)
+    stream = lesson_rows(tokenizer, 16, Stage(steps=1, memories=2, decisions=2), 0)
     read: list[tuple] = []
 
     def watched():
@@ -125,11 +125,13 @@ def test_batches_by_size_hold_every_lesson_whole(tokenizer):
         remaining.remove(row)
     for batch in batches:
         size = batch.prompt.shape[1], batch.response.shape[1]
-        assert len(batch.decision) == BATCH_TOKENS // sum(size)
+        assert len(batch.odds) == BATCH_TOKENS // sum(size)
         for smaller in SIZES[: SIZES.index(size)]:
             assert np.all((batch.prompt_length > smaller[0]) | (batch.response_length > smaller[1]))
         assert np.all((batch.response != PAD).sum(axis=1) == batch.response_length)
-    assert 0.1 < np.mean(np.concatenate([batch.decision for batch in batches])) < 0.4
+    decisions = np.concatenate([batch.odds.sum(axis=1) for batch in batches])
+    assert set(decisions.round(6).tolist()) == {0.0, 1.0}
+    assert 0.15 < decisions.mean() < 0.5
 
 
 def spoken(prompt_L, prompt_length, response_R, response_length):

@@ -122,6 +122,16 @@ def test_tokens_are_drawn_as_often_as_the_formula_says(config, legal):
     np.testing.assert_allclose(log_prob, np.log(prob_V[tokens]), atol=1e-5)
 
 
+def test_a_token_is_the_one_that_jax_draws():
+    """Oracle: `jax.random.categorical`, key by key; and numpy's argmax where the likeliest are three."""
+    legal_V, keys = np.arange(12) != PAD, jax.random.split(jax.random.key(9), 500)
+    tokens, _ = jax.jit(jax.vmap(lambda key: sampling.draw(LOGITS_V, legal_V, key, sampling=WARM)))(keys)
+    logits_V = np.where(legal_V, LOGITS_V, -np.inf)
+    np.testing.assert_array_equal(tokens, jax.vmap(lambda key: jax.random.categorical(key, logits_V))(keys))
+    ties_V = np.array([0, 1, 3, 3, 2, 3], np.float32)
+    assert sampling.draw(ties_V, np.ones(6, bool), keys[0], sampling=GREEDY)[0] == np.argmax(ties_V)
+
+
 def test_greedy_takes_the_likeliest_token_of_the_uncached_model(params):
     """Oracle: argmax over what the training pass says of the tokens so far, PAD left out. All members of a group say the same."""
     generation = generate(params, 6, config=GREEDY)

@@ -136,7 +136,7 @@ def test_a_filled_bank_knows_its_words(conversations):
 
 
 def test_questions_linked_to_a_turn():
-    """Oracle: by hand. First what rests on the new fact, or else on the memory written longest ago; then on those most like the fact."""
+    """Oracle: by hand. First what rests on the new fact, then on the memory written longest ago, then on those most like the fact."""
     questions = [
         asks("Mia", "a", (0,), 1),  # held, and oldest
         asks("Mia", "b", (1,), 2),  # held
@@ -150,7 +150,7 @@ def test_questions_linked_to_a_turn():
     chosen = record("r", 8, questions)
     for seed in range(5):
         assert linked_questions(chosen, [0, 1], 3, 4, random.Random(seed)) == (4, 0, 1)
-        assert linked_questions(chosen, [1, 0], 3, 4, random.Random(seed)) == (4, 0, 1)  # Mia, as the fact: though the other is older
+        assert linked_questions(chosen, [1, 0], 3, 4, random.Random(seed)) == (4, 1, 0)  # though the other is Mia's, as the fact
         assert linked_questions(chosen, [0, 1], 3, 2, random.Random(seed)) == (4, 0)
         assert linked_questions(chosen, [0, 1], 3, 1, random.Random(seed)) == (4,)
         assert set(linked_questions(chosen, [0, 2, 1], 3, 9, random.Random(seed))) == {0, 1, 2, 3, 4}

@@ -93,7 +93,8 @@ def answer(
         sampling=sampling,
     )
     of_group = jax.vmap(lambda tokens_R, length, question: answerer.reward(tokens_R, length, question, language), (0, 0, None))
-    reward_PG = jax.vmap(of_group)(generation.tokens, generation.length, tasks.question)
+    with jax.named_scope("reward"):
+        reward_PG = jax.vmap(of_group)(generation.tokens, generation.length, tasks.question)
     metrics = {"reward": jnp.mean(reward_PG), "response_tokens": jnp.mean(generation.length, dtype=jnp.float32)}
     return Trajectory(prompt=view.prompt, prompt_length=view.length, generation=generation, reward=reward_PG), metrics
 
@@ -161,7 +162,8 @@ def manager_rollout(params: Params, tasks: ManagerTask, key: Array, language: La
         group_size=config.group_size,
         sampling=config.sampling,
     )
-    reward_PG = ask(agent_params(params, "answerer", config.lora), bank_PG, tasks, answer_key, language, config)
+    with jax.named_scope("reward"):
+        reward_PG = ask(agent_params(params, "answerer", config.lora), bank_PG, tasks, answer_key, language, config)
     # A share for the log, whatever the batch: how often each kind is chosen.
     shares = {f"share_{name}": jnp.mean(count_PG) for name, count_PG in counts_PG.items()}
     shares |= {

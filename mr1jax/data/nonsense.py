@@ -8,7 +8,7 @@ the skill without the language: to see which line shares most words with a quest
 import random
 from dataclasses import dataclass
 
-from mr1jax.data.memdial.lessons import AnswerLesson, Line, ManagerLesson, Quote
+from mr1jax.data.memdial.lessons import AnswerLesson, Line, ManagerLesson, Quote, decide
 from mr1jax.data.memdial.lexicon import draw_value, render_date, syllable
 from mr1jax.data.memdial.world import NO_ANSWER
 
@@ -31,8 +31,9 @@ _WHEN = ("When did {who} {words}?", "When was {who} {words}?", "On which day did
 _WHEN_SHARE, _ABSENT_SHARE = 0.3, 0.12  # of the questions
 _FEWEST_WORDS, _MOST_WORDS = 2, 9  # after the verb
 _LONGEST_ANSWER = 6  # words
-# What the Manager does; the last three where a memory is much like the fact.
-_HABITS = {"add": 0.85, "noop": 0.05, "update": 0.04, "delete": 0.02, "replace": 0.04}
+_ALIKE_SHARE = 0.4  # of the Manager's lessons: a memory says nearly what the fact says
+_HABITS = {"add": 0.95, "noop": 0.05}  # of the Manager
+_HABITS_IF_ALIKE = {"add": 0.55, "update": 0.25, "replace": 0.15, "delete": 0.05}
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,8 @@ def manager_lesson(rng: random.Random, num_shown: int) -> ManagerLesson:
     speech = _Speech(rng)
     fact = speech.sentence()
     shown = [speech.sentence() for _ in range(num_shown)]
-    (kind,) = rng.choices(list(_HABITS), list(_HABITS.values()))
-    number = 0
-    if kind in ("update", "delete", "replace"):
-        number = 1 + rng.randrange(num_shown)
+    number = 1 + rng.randrange(num_shown) if rng.random() < _ALIKE_SHARE else 0
+    if number:
         shown[number - 1] = speech.much_like(fact)
-    return ManagerLesson(tuple(sentence.line for sentence in shown), fact.line, kind, number)
+    odds = _HABITS_IF_ALIKE if number else _HABITS
+    return decide(tuple(sentence.line for sentence in shown), fact.line, number, odds, rng)

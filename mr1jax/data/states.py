@@ -39,11 +39,10 @@ def _rows_before(record: Record, num_slots: int, rng: random.Random) -> list[tup
 def linked_questions(record: Record, rows: Sequence[int], turn: int, count: int, rng: random.Random) -> tuple[int, ...]:
     """Chooses at most `count` questions that the operation at `turn` can decide.
 
-    One that rests on the new fact: lost where it is not written. Where there is none, one on the memory written longest ago: lost where a
-    full bank ADDs what nobody asks about. Then one on each memory like the fact, the most alike and newest first, as the Manager is shown
-    them: lost where it drops or overwrites that one. (Where some of these go unasked, to drop them is what is learnt; and where an ADD of
-    what matters costs as much as an UPDATE of the wrong memory, UPDATE is.) Only questions that hold right after the turn and that the
-    bank can then answer.
+    One that rests on the new fact: lost where it is not written. One on the memory written longest ago: lost where a full bank ADDs, which
+    an UPDATE of what the fact replaces spares. Then one on each memory like the fact, the most alike and newest first, as the Manager is
+    shown them: lost where it drops or overwrites that one. (Where some of these go unasked, to drop them is what is learnt.) Only questions
+    that hold right after the turn and that the bank can then answer.
     """
     said, text = turn + 1, record.facts[turn].text
     known = {*rows, turn}
@@ -51,7 +50,7 @@ def linked_questions(record: Record, rows: Sequence[int], turn: int, count: int,
     valid = [i for i in rng.sample(valid, len(valid)) if known.issuperset(record.questions[i].evidence)]  # ties are broken at random
     about_fact = [i for i in valid if turn in record.questions[i].evidence]
     on_memory = [[i for i in valid if row in record.questions[i].evidence and i not in about_fact] for row in rows]
-    oldest = [] if about_fact else next(filter(None, on_memory), [])
+    oldest = next(filter(None, on_memory), [])
     alike = sorted(range(len(rows)), key=lambda k: (-overlap(text, record.facts[rows[k]].text), -k))
     one_each = [on_memory[k][0] for k in alike if on_memory[k]]
     others = [i for k in alike for i in on_memory[k]]

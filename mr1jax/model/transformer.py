@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mr1jax.config import ModelConfig
-from mr1jax.model.attention import attend
+from mr1jax.model.attention import Keys, attend
 from mr1jax.model.lora import adapter_axes, contracted_axes, factor_names
 from mr1jax.model.rotary import frequencies, rotate
 from mr1jax.sharding import constrain_batch
@@ -48,7 +48,7 @@ _LOGICAL_AXES = {
 
 @struct.dataclass
 class Cache:
-    """Keys and values of P prompts. key, value: float[N, P, L, J, C], junk past length; length: int32[P]."""
+    """Keys and values of P prompts. key, value: float[N, P, J, L, C], junk past length; length: int32[P]."""
 
     key: Array
     value: Array
@@ -57,7 +57,7 @@ class Cache:
 
 @struct.dataclass
 class ResponseCache:
-    """Keys and values of the responses so far. key, value: float[N, P, G, R, J, C]."""
+    """Keys and values of the responses so far. key, value: float[N, P, J, G, R, C]."""
 
     key: Array
     value: Array
@@ -65,11 +65,10 @@ class ResponseCache:
 
 @struct.dataclass
 class _Frame:
-    """What all layers of one pass share: rotary angles, masks, and where in the response cache the new tokens go."""
+    """What all layers of one pass share: rotary angles, the lengths of the prompts, and where in the response cache the new token goes."""
 
     angle_PGXC: Array
-    mask_XY: Array
-    prompt_mask_PL: Array | None = None
+    length_P: Array | None = None
     index: Array | None = None
 
 
@@ -90,14 +89,16 @@ class _Layer(nn.Module):
         query_PGXHC = rotate(self._head_norm("query_norm", self._heads("query", config.num_heads, x_PGXD)), frame.angle_PGXC)
         key_PGXJC = rotate(self._head_norm("key_norm", self._heads("key", config.num_kv_heads, x_PGXD)), frame.angle_PGXC)
         value_PGXJC = self._heads("value", config.num_kv_heads, x_PGXD)
-        keys, values = key_PGXJC, value_PGXJC
+        new = (key_PGXJC.transpose(0, 3, 1, 2, 4), value_PGXJC.transpose(0, 3, 1, 2, 4))
+        parts = [Keys(*new)]
         if own is not None:
-            keys = jax.lax.dynamic_update_slice_in_dim(own[0], key_PGXJC, frame.index, axis=2)
-            values = jax.lax.dynamic_update_slice_in_dim(own[1], value_PGXJC, frame.index, axis=2)
-        prefix = () if prompt is None else (*prompt, frame.prompt_mask_PL)
-        mixed_PGXHC = attend(query_PGXHC, keys, values, frame.mask_XY, *prefix)
+            cached_key, cached_value = (_put(cache, x, frame.index) for cache, x in zip(own, new, strict=True))
+            parts = [Keys(cached_key, cached_value, jnp.reshape(frame.index + 1, (1, 1)))]
+        if prompt is not None:
+            parts.append(Keys(prompt[0], prompt[1], frame.length_P[:, None]))
+        mixed_PGXHC = attend(query_PGXHC, *parts)
         attended = self._project("output", mixed_PGXHC, (config.num_heads, config.head_dim, config.d_model), residual=True)
-        return attended, (key_PGXJC, value_PGXJC)
+        return attended, new
 
     def _mlp(self, hidden_PGXD: Array) -> Array:
         """Applies SwiGLU (arXiv 2002.05202): down(silu(gate(x)) * up(x))."""
@@ -166,7 +167,7 @@ class _Decoder(nn.Module):
 def init_params(config: ModelConfig, key: Array) -> PyTree:
     """Draws fresh float32 parameters as a plain nested dict; everything under "layers" has a leading axis N."""
     tokens_PGX = jnp.zeros((1, 1, 1), jnp.int32)
-    return _Decoder(config).init(key, tokens_PGX, (None, None), _frame(config, tokens_PGX, jnp.ones((1, 1), bool)))["params"]
+    return _Decoder(config).init(key, tokens_PGX, (None, None), _frame(config, tokens_PGX))["params"]
 
 
 def logical_axes(params: PyTree) -> PyTree:
@@ -196,10 +197,10 @@ def prefill(config: ModelConfig, params: PyTree, prompt_PL: Array, length_P: Arr
     """
     P, L = prompt_PL.shape
     position_PGX = jnp.broadcast_to(jnp.arange(L)[None, None], (P, 1, L))
-    frame = _frame(config, position_PGX, jnp.tri(L, dtype=bool))
+    frame = _frame(config, position_PGX)
     hidden_PGXD, (key, value) = _apply(config, params, prompt_PL[:, None], (None, None), frame)
     last_PD = jnp.take_along_axis(hidden_PGXD[:, 0], jnp.maximum(length_P - 1, 0)[:, None, None], axis=1)[:, 0]
-    return _final_norm(config, params, last_PD), Cache(key=key[:, :, 0], value=value[:, :, 0], length=length_P)
+    return _final_norm(config, params, last_PD), Cache(key=key[:, :, :, 0], value=value[:, :, :, 0], length=length_P)
 
 
 def extend(config: ModelConfig, params: PyTree, cache: Cache, tokens_PGR: Array) -> Array:
@@ -207,7 +208,7 @@ def extend(config: ModelConfig, params: PyTree, cache: Cache, tokens_PGR: Array)
     P, G, R = tokens_PGR.shape
     chex.assert_axis_dimension(cache.length, 0, P)
     position_PGX = jnp.broadcast_to(cache.length[:, None, None] + jnp.arange(R)[None, None], (P, G, R))
-    frame = _frame(config, position_PGX, jnp.tri(R, dtype=bool), _prompt_mask(cache))
+    frame = _frame(config, position_PGX, cache.length)
     hidden_PGRD, _ = _apply(config, params, tokens_PGR, ((cache.key, cache.value), None), frame)
     return _final_norm(config, params, hidden_PGRD)
 
@@ -226,7 +227,7 @@ def continue_hidden(config: ModelConfig, params: PyTree, last_PD: Array, cache: 
 
 def init_response_cache(config: ModelConfig, P: int, G: int, R: int) -> ResponseCache:
     """Makes room for R tokens of each response."""
-    shape = (config.num_layers, P, G, R, config.num_kv_heads, config.head_dim)
+    shape = (config.num_layers, P, config.num_kv_heads, G, R, config.head_dim)
     return ResponseCache(key=jnp.zeros(shape, config.dtype), value=jnp.zeros(shape, config.dtype))
 
 
@@ -238,15 +239,11 @@ def decode(
     Returns float[P, G, D], the state that predicts token r + 1, and the cache with token r in it.
     """
     position_PGX = jnp.broadcast_to((cache.length + r)[:, None, None], (*token_PG.shape, 1))
-    seen_XY = (jnp.arange(response_cache.key.shape[3]) <= r)[None]
-    frame = _frame(config, position_PGX, seen_XY, _prompt_mask(cache), index=r)
+    frame = _frame(config, position_PGX, cache.length, index=r)
     cached = ((cache.key, cache.value), (response_cache.key, response_cache.value))
     hidden_PGXD, (key, value) = _apply(config, params, token_PG[..., None], cached, frame)
     # The layers hand back only the new token's keys and values: one small write a step, instead of a copy of the cache through the scan.
-    response_cache = ResponseCache(
-        key=jax.lax.dynamic_update_slice_in_dim(response_cache.key, key, r, axis=3),
-        value=jax.lax.dynamic_update_slice_in_dim(response_cache.value, value, r, axis=3),
-    )
+    response_cache = ResponseCache(key=_put(response_cache.key, key, r), value=_put(response_cache.value, value, r))
     return _final_norm(config, params, hidden_PGXD[:, :, 0]), response_cache
 
 
@@ -261,13 +258,14 @@ def values(config: ModelConfig, params: PyTree, hidden: Array) -> Array:
     return jnp.einsum("...D,D->...", hidden.astype(jnp.float32), params["value_head"])
 
 
-def _prompt_mask(cache: Cache) -> Array:
-    return jnp.arange(cache.key.shape[2])[None] < cache.length[:, None]
+def _put(cache: Array, new: Array, index: Array) -> Array:
+    """Writes new tokens into a response cache, [..., R, C], from token `index` on."""
+    return jax.lax.dynamic_update_slice_in_dim(cache, new, index, axis=-2)
 
 
-def _frame(config: ModelConfig, position_PGX: Array, mask_XY: Array, prompt_mask_PL: Array | None = None, index: Array | None = None):
+def _frame(config: ModelConfig, position_PGX: Array, length_P: Array | None = None, index: Array | None = None):
     """Computes the rotary angles of the positions once for all layers (arXiv 2104.09864, eq. 15)."""
-    return _Frame(position_PGX[..., None] * frequencies(config)[None, None, None], mask_XY, prompt_mask_PL, index)
+    return _Frame(position_PGX[..., None] * frequencies(config)[None, None, None], length_P, index)
 
 
 def _product(x: Array, matrix: Array, axes: int = 1) -> Array:

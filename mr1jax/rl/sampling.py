@@ -4,6 +4,7 @@
 log-probabilities agree to rounding, and the importance ratio of the loss starts at 1.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -17,6 +18,7 @@ from mr1jax.text import grammar as grammars
 from mr1jax.text.grammar import Grammar
 
 _ILLEGAL = -1e30  # finite: exp of it is exactly 0, and a row without a legal token holds numbers, not NaN, until it is masked
+_CHUNK_TOKENS = 512  # whose logits are held at once: enough for a matrix product at full speed, and little beside the layers' activations
 
 
 @struct.dataclass
@@ -68,7 +70,8 @@ def generate(
       `Generation`, whose `log_prob` is of the distribution really drawn from: after grammar, temperature, top-k and top-p.
     """
     P, G, R = prompt_PL.shape[0], group_size, num_tokens
-    last_PD, cache = transformer.prefill(config, params, prompt_PL, length_P)
+    with jax.named_scope("prefill"):
+        last_PD, cache = transformer.prefill(config, params, prompt_PL, length_P)
     key_PG = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(P * G)).reshape(P, G)
 
     def write(rollout: _Rollout, hidden_PGD: Array) -> _Rollout:
@@ -83,8 +86,9 @@ def generate(
         hidden_PGD, response_cache = transformer.decode(config, params, cache, rollout.cache, token_PG, rollout.r - 1)
         return write(replace(rollout, cache=response_cache), hidden_PGD)
 
-    rollout = write(_start(config, P, G, R, grammar), jnp.broadcast_to(last_PD[:, None], (P, G, config.d_model)))
-    rollout = jax.lax.while_loop(lambda rollout: (rollout.r < R) & ~jnp.all(rollout.done), read_then_write, rollout)
+    with jax.named_scope("decode"):
+        rollout = write(_start(config, P, G, R, grammar), jnp.broadcast_to(last_PD[:, None], (P, G, config.d_model)))
+        rollout = jax.lax.while_loop(lambda rollout: (rollout.r < R) & ~jnp.all(rollout.done), read_then_write, rollout)
     return rollout.generation
 
 
@@ -95,11 +99,11 @@ def draw(logits_V: Array, legal_V: Array, key: Array, *, sampling: SamplingConfi
     """
     logits_V = _masked_logits(logits_V, legal_V, sampling.temperature or 1.0)
     if sampling.temperature == 0:
-        token = jnp.argmax(logits_V)
+        token = _argmax(logits_V)
     else:
         logits_V = _keep_top_p(_keep_top_k(logits_V, sampling.top_k), sampling.top_p)
-        token = jax.random.categorical(key, logits_V)
-    return token.astype(jnp.int32), jax.nn.log_softmax(logits_V)[token]
+        token = _argmax(logits_V + jax.random.gumbel(key, logits_V.shape))  # as `jax.random.categorical` does
+    return token, logits_V[token] - jax.nn.logsumexp(logits_V)
 
 
 def score(
@@ -124,11 +128,10 @@ def score(
     """
     hidden_PGRD = transformer.response_hidden(config, params, prompt_PL, length_P, response.tokens)
     R = response.tokens.shape[2]
-    legal_PGRV = _legal(grammar, response.state, num_tokens - jnp.arange(R)[None, None], config.vocab_size)
-    log_prob_PGRV = jax.nn.log_softmax(_masked_logits(transformer.logits(config, params, hidden_PGRD), legal_PGRV, temperature))
+    remaining_PGR = jnp.broadcast_to(num_tokens - jnp.arange(R)[None, None], response.tokens.shape)
+    of_tokens = partial(_score_tokens, config, params, grammar, temperature)
+    log_prob_PGR, entropy_PGR = _in_chunks(of_tokens, (hidden_PGRD, response.tokens, response.state, remaining_PGR))
     mask_PGR = jnp.arange(R)[None, None] < response.length[..., None]
-    log_prob_PGR = jnp.take_along_axis(log_prob_PGRV, response.tokens[..., None], axis=-1)[..., 0]
-    entropy_PGR = -jnp.sum(jnp.exp(log_prob_PGRV) * jnp.where(legal_PGRV, log_prob_PGRV, 0.0), axis=-1)
     return Scores(
         log_prob=jnp.where(mask_PGR, log_prob_PGR, 0.0),
         entropy=jnp.where(mask_PGR, entropy_PGR, 0.0),
@@ -136,10 +139,45 @@ def score(
     )
 
 
+def _score_tokens(
+    config: ModelConfig, params: PyTree, grammar: Grammar | None, temperature: float, tokens: tuple[Array, Array, Array, Array]
+) -> tuple[Array, Array]:
+    """Returns the log-probability of each token and the entropy of what it was drawn from, of (hidden, token, state, remaining)."""
+    hidden_PGRD, token_PGR, state_PGR, remaining_PGR = tokens
+    legal_PGRV = _legal(grammar, state_PGR, remaining_PGR, config.vocab_size)
+    log_prob_PGRV = jax.nn.log_softmax(_masked_logits(transformer.logits(config, params, hidden_PGRD), legal_PGRV, temperature))
+    log_prob_PGR = jnp.take_along_axis(log_prob_PGRV, token_PGR[..., None], axis=-1)[..., 0]
+    return log_prob_PGR, -jnp.sum(jnp.exp(log_prob_PGRV) * jnp.where(legal_PGRV, log_prob_PGRV, 0.0), axis=-1)
+
+
+def _in_chunks(function: Callable[[PyTree], PyTree], arrays: PyTree) -> PyTree:
+    """Maps `function` over arrays [P, G, R, ...], `_CHUNK_TOKENS` tokens of them at a time.
+
+    The backward pass computes a chunk again, so that neither pass ever holds a number for every token and every word.
+    """
+    P, G, R = jax.tree.leaves(arrays)[0].shape[:3]
+    num_chunks = -(-R // max(1, _CHUNK_TOKENS // (P * G)))
+    size = -(-R // num_chunks)
+
+    def cut(x: Array) -> Array:
+        x = jnp.pad(x, [(0, num_chunks * size - R) if axis == 2 else (0, 0) for axis in range(x.ndim)])
+        return jnp.moveaxis(x.reshape(P, G, num_chunks, size, *x.shape[3:]), 2, 0)
+
+    results = jax.lax.map(jax.checkpoint(function), jax.tree.map(cut, arrays))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(P, G, -1)[..., :R], results)
+
+
 def _legal(grammar: Grammar | None, state: Array, remaining: Array, vocab_size: int) -> Array:
     """Returns bool[..., V]: the tokens that may be written in each state, of which PAD is never one."""
-    legal = jnp.ones((*state.shape, vocab_size), bool) if grammar is None else grammars.allowed(grammar, state, remaining)
-    return legal.at[..., PAD].set(False)
+    shape = (*state.shape, vocab_size)
+    no_pad = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1) != PAD
+    return no_pad if grammar is None else no_pad & grammars.allowed(grammar, state, remaining)
+
+
+def _argmax(x_V: Array) -> Array:
+    """Finds the first of the largest, as `jnp.argmax` does, in two plain reductions: XLA turns those into vector code on a CPU too."""
+    index_V = jnp.arange(x_V.shape[0], dtype=jnp.int32)
+    return jnp.min(jnp.where(x_V == jnp.max(x_V), index_V, x_V.shape[0] - 1))
 
 
 def _masked_logits(logits: Array, legal: Array, temperature: float) -> Array:

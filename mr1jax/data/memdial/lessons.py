@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mr1jax.data.memdial.teacher import HeuristicManager, content_words, overlap, respond
+from mr1jax.data.memdial.teacher import HABITS, HeuristicManager, content_words, overlap, respond
 from mr1jax.data.memdial.world import WorldConfig, generate
 from mr1jax.data.records import Question, Record
 
@@ -39,12 +39,14 @@ class AnswerLesson:
 
 @dataclass(frozen=True)
 class ManagerLesson:
-    """memories: lines as shown, best first; fact; kind: add, update, delete, replace or noop; number: of the memory meant, 0 for none."""
+    """memories: lines as shown, best first; fact; kind: add, update, delete, replace or noop; number: of the memory meant, 0 for none;
+    odds: how often the teacher does what in this place, the kind drawn from them."""
 
     memories: tuple[Line, ...]
     fact: Line
     kind: str
     number: int
+    odds: dict[str, float]
 
 
 @functools.lru_cache(maxsize=4000)
@@ -130,13 +132,21 @@ def manager_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_slot
     record, _ = draw_world(rng.randrange(num_worlds))
     fact = rng.randrange(len(record.facts))
     manager = _managed(record, fact, num_slots, rng)
-    choice = manager.choose(fact)
-    text = record.facts[fact].text
+    target, text = manager.related(fact), record.facts[fact].text
     newest_first = sorted(manager.rows, reverse=True)
     shown = sorted(newest_first, key=lambda row: -overlap(text, record.facts[row].text))[:num_shown]
-    number = shown.index(choice.target) + 1 if choice.target in shown else 0
-    kind = "add" if choice.target is not None and not number else choice.kind
-    return ManagerLesson(tuple(_line(record, row) for row in shown), _line(record, fact), kind, number if kind != "add" else 0)
+    number = shown.index(target) + 1 if target in shown else 0
+    odds: dict[str, float] = {}
+    for kind, share in HABITS[record.facts[fact].kind].items():
+        possible = kind if number or kind in ("add", "noop") else "add"
+        odds[possible] = odds.get(possible, 0.0) + share
+    return decide(tuple(_line(record, row) for row in shown), _line(record, fact), number, odds, rng)
+
+
+def decide(memories: tuple[Line, ...], fact: Line, number: int, odds: dict[str, float], rng: random.Random) -> ManagerLesson:
+    """Draws what the teacher does this time; `number` is of the memory that it would then mean."""
+    (kind,) = rng.choices(list(odds), list(odds.values()))
+    return ManagerLesson(memories, fact, kind, 0 if kind in ("add", "noop") else number, odds)
 
 
 def corpus(num_worlds: int) -> list[str]:
