@@ -18,7 +18,8 @@ FLOORS = (
     ("data", "rl"),
     ("agents",),
     ("step",),
-    tuple("train evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start demo fit".split()),
+    tuple("train evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start demo".split())
+    + ("fit", "fit_report"),
     ("cli",),
     ("__main__",),
 )
