@@ -38,7 +38,6 @@ class Workload:
     response_length: int = 32
     algorithm: Literal["grpo", "ppo"] = "grpo"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
 
     @property
     def config(self) -> Config:
@@ -48,7 +47,7 @@ class Workload:
         return Config(
             prompts_per_step=self.prompts,
             group_size=self.group,
-            model=ModelConfig(**sizes, remat=self.remat, dtype=self.dtype),
+            model=ModelConfig(**sizes, dtype=self.dtype),
             answerer=agent,
             loss=LossConfig(algorithm=self.algorithm, kl_coef=0.04, epochs=1, num_minibatches=1),
             optimizer=OptimizerConfig(learning_rate=1e-6, warmup_steps=0),

@@ -32,11 +32,15 @@ BATCH = LossBatch(*RNG.normal(-2, 1, (2, P, G, R)).astype(np.float32), MASK_PGR,
 
 @functools.cache
 def start(lora):
-    """(base, what trains): random everywhere, with nothing left at zero or one."""
+    """(base, what trains): random everywhere, with nothing left at zero or one.
+
+    Adapters are small: larger ones make a loss whose gradient float32 itself misses by more than the tolerance.
+    """
     base = transformer.init_params(CONFIG, jax.random.key(0))
     trained = init_adapter(lora, base, jax.random.key(1)) if lora.rank else base
     noise = np.random.default_rng(1)
-    return base, jax.tree.map(lambda x: np.asarray(x + 0.3 * noise.standard_normal(x.shape), np.float32), trained)
+    scale = 0.1 if lora.rank else 0.3
+    return base, jax.tree.map(lambda x: np.asarray(x + scale * noise.standard_normal(x.shape), np.float32), trained)
 
 
 def whole(trained, lora):

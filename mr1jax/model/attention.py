@@ -16,9 +16,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from mr1jax.model import kernels
 from mr1jax.structs import Array
+
+KEPT = "attention"
+"""What a layer that is recomputed in the backward pass should keep nevertheless: attention is its dearest part, and small to store."""
 
 MASKED = -1e30  # finite, so that no difference of two is NaN
 _UNSEEN = MASKED / 2  # where a running maximum starts: exp(MASKED - _UNSEEN) = 0, so a query that sees nothing gathers nothing
@@ -100,7 +104,7 @@ def _forward(rows: int, widths: tuple[int, ...], query: Array, parts: tuple[Keys
         return None, ((mixed / total[..., None]).astype(query.dtype), peak + jnp.log(total))
 
     _, (mixed, log_total) = jax.lax.scan(row, None, jnp.arange(query.shape[-2] // rows))
-    mixed, log_total = _join(mixed, axis=-2), _join(log_total, axis=-1)
+    mixed, log_total = checkpoint_name(_join(mixed, axis=-2), KEPT), checkpoint_name(_join(log_total, axis=-1), KEPT)
     return mixed, (query, parts, mixed, log_total)
 
 

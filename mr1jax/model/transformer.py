@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mr1jax.config import ModelConfig
-from mr1jax.model.attention import Keys, attend
+from mr1jax.config import ModelConfig, replace
+from mr1jax.model.attention import KEPT, Keys, attend
 from mr1jax.model.lora import adapter_axes, contracted_axes, factor_names
 from mr1jax.model.rotary import frequencies, rotate
 from mr1jax.sharding import constrain_batch
@@ -65,11 +65,15 @@ class ResponseCache:
 
 @struct.dataclass
 class _Frame:
-    """What all layers of one pass share: rotary angles, the lengths of the prompts, and where in the response cache the new token goes."""
+    """What all layers of one pass share: rotary angles, the lengths of the prompts, and where in the response cache the new token goes.
+
+    last_P: the only token whose state leaves the last layer, of each prompt; None: all states do.
+    """
 
     angle_PGXC: Array
     length_P: Array | None = None
     index: Array | None = None
+    last_P: Array | None = None
 
 
 class _Layer(nn.Module):
@@ -78,27 +82,35 @@ class _Layer(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, hidden_PGXD: Array, cached: tuple, frame: _Frame):
-        attended, key_value = self._attention(hidden_PGXD, cached, frame)
-        hidden_PGXD = hidden_PGXD + attended
-        return constrain_batch(hidden_PGXD + self._mlp(hidden_PGXD)), key_value
-
-    def _attention(self, hidden_PGXD: Array, cached: tuple, frame: _Frame):
-        config, (prompt, own) = self.config, cached
+    def __call__(self, hidden_PGXD: Array, cached: tuple, is_last: Array, frame: _Frame):
         x_PGXD = self._norm("attention_norm", hidden_PGXD)
-        query_PGXHC = rotate(self._head_norm("query_norm", self._heads("query", config.num_heads, x_PGXD)), frame.angle_PGXC)
-        key_PGXJC = rotate(self._head_norm("key_norm", self._heads("key", config.num_kv_heads, x_PGXD)), frame.angle_PGXC)
-        value_PGXJC = self._heads("value", config.num_kv_heads, x_PGXD)
+        key_PGXJC = self._rotated("key", self.config.num_kv_heads, x_PGXD, frame.angle_PGXC)
+        value_PGXJC = self._heads("value", self.config.num_kv_heads, x_PGXD)
         new = (key_PGXJC.transpose(0, 3, 1, 2, 4), value_PGXJC.transpose(0, 3, 1, 2, 4))
-        parts = [Keys(*new)]
-        if own is not None:
-            cached_key, cached_value = (_put(cache, x, frame.index) for cache, x in zip(own, new, strict=True))
-            parts = [Keys(cached_key, cached_value, jnp.reshape(frame.index + 1, (1, 1)))]
-        if prompt is not None:
-            parts.append(Keys(prompt[0], prompt[1], frame.length_P[:, None]))
-        mixed_PGXHC = attend(query_PGXHC, *parts)
-        attended = self._project("output", mixed_PGXHC, (config.num_heads, config.head_dim, config.d_model), residual=True)
-        return attended, new
+        stream = (hidden_PGXD, x_PGXD, frame.angle_PGXC)
+        if frame.last_P is None:
+            hidden_PGXD = self._mix(stream, _visible(new, cached, frame))
+        else:
+            hidden_PGXD = nn.cond(is_last, _Layer._mix_end, _Layer._mix, self, stream, (Keys(*new),), frame.last_P)
+        return constrain_batch(hidden_PGXD), new
+
+    def _mix(self, stream: tuple[Array, Array, Array], parts: tuple[Keys, ...], _: Array | None = None) -> Array:
+        """Adds to every token what it reads from the keys, and then its MLP's."""
+        hidden_PGXD, x_PGXD, angle_PGXC = stream
+        config = self.config
+        mixed_PGXHC = attend(self._rotated("query", config.num_heads, x_PGXD, angle_PGXC), *parts)
+        shape = (config.num_heads, config.head_dim, config.d_model)
+        hidden_PGXD = hidden_PGXD + self._project("output", mixed_PGXHC, shape, residual=True)
+        return hidden_PGXD + self._mlp(hidden_PGXD)
+
+    def _mix_end(self, stream: tuple[Array, Array, Array], parts: tuple[Keys, ...], last_P: Array) -> Array:
+        """Does so for the last token of each prompt alone: nothing reads what the last layer would make of the others."""
+        index_P111 = last_P[:, None, None, None]
+        end = jax.tree.map(lambda x_PGXD: jnp.take_along_axis(x_PGXD, index_P111, axis=2), stream)
+        keys = parts[0]._replace(seen=last_P[:, None] + 1)
+        hidden_PGXD = stream[0]
+        is_end_X = jnp.arange(hidden_PGXD.shape[2])[None, None, :, None] == index_P111
+        return jnp.where(is_end_X, self._mix(end, (keys,)), hidden_PGXD)
 
     def _mlp(self, hidden_PGXD: Array) -> Array:
         """Applies SwiGLU (arXiv 2002.05202): down(silu(gate(x)) * up(x))."""
@@ -106,6 +118,9 @@ class _Layer(nn.Module):
         x_PGXD = self._norm("mlp_norm", hidden_PGXD)
         gate_PGXF = jax.nn.silu(self._project("gate", x_PGXD, (D, F)))
         return self._project("down", gate_PGXF * self._project("up", x_PGXD, (D, F)), (F, D), residual=True)
+
+    def _rotated(self, name: str, num_heads: int, x_PGXD: Array, angle_PGXC: Array) -> Array:
+        return rotate(self._head_norm(f"{name}_norm", self._heads(name, num_heads, x_PGXD)), angle_PGXC)
 
     def _heads(self, name: str, num_heads: int, x_PGXD: Array) -> Array:
         config = self.config
@@ -150,16 +165,18 @@ class _Decoder(nn.Module):
         if not config.tie_embeddings:
             self.param("unembedding", normal, (config.d_model, config.vocab_size))
         self.param("value_head", nn.initializers.zeros, (config.d_model,))
-        layer = nn.remat(_Layer, prevent_cse=False) if config.remat else _Layer
+        keep = jax.checkpoint_policies.save_only_these_names(KEPT)
+        layer = nn.remat(_Layer, prevent_cse=False, policy=keep) if config.remat else _Layer
         layers = nn.scan(
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
+            in_axes=(0, 0, nn.broadcast),
             length=config.num_layers,
         )
         hidden_PGXD = constrain_batch(embedding_VD[tokens_PGX].astype(config.dtype))
-        hidden_PGXD, key_value = layers(config, name="layers")(hidden_PGXD, cached, frame)
+        is_last_N = jnp.arange(config.num_layers) == config.num_layers - 1
+        hidden_PGXD, key_value = layers(config, name="layers")(hidden_PGXD, cached, is_last_N, frame)
         self.param("final_norm", nn.initializers.ones, (config.d_model,))
         return hidden_PGXD, key_value
 
@@ -197,9 +214,10 @@ def prefill(config: ModelConfig, params: PyTree, prompt_PL: Array, length_P: Arr
     """
     P, L = prompt_PL.shape
     position_PGX = jnp.broadcast_to(jnp.arange(L)[None, None], (P, 1, L))
-    frame = _frame(config, position_PGX)
+    last_P = jnp.maximum(length_P - 1, 0)
+    frame = replace(_frame(config, position_PGX), last_P=last_P)
     hidden_PGXD, (key, value) = _apply(config, params, prompt_PL[:, None], (None, None), frame)
-    last_PD = jnp.take_along_axis(hidden_PGXD[:, 0], jnp.maximum(length_P - 1, 0)[:, None, None], axis=1)[:, 0]
+    last_PD = jnp.take_along_axis(hidden_PGXD[:, 0], last_P[:, None, None], axis=1)[:, 0]
     return _final_norm(config, params, last_PD), Cache(key=key[:, :, :, 0], value=value[:, :, :, 0], length=length_P)
 
 
@@ -256,6 +274,18 @@ def logits(config: ModelConfig, params: PyTree, hidden: Array) -> Array:
 def values(config: ModelConfig, params: PyTree, hidden: Array) -> Array:
     """Estimates the return from each state: float[..., D] to float32[...]. The head starts at 0."""
     return jnp.einsum("...D,D->...", hidden.astype(jnp.float32), params["value_head"])
+
+
+def _visible(new: tuple[Array, Array], cached: tuple, frame: _Frame) -> tuple[Keys, ...]:
+    """Lists what new tokens see: each other, or the response cache with the one new token in it; and the prompt, if there is one."""
+    prompt, own = cached
+    parts = [Keys(*new)]
+    if own is not None:
+        key, value = (_put(cache, x, frame.index) for cache, x in zip(own, new, strict=True))
+        parts = [Keys(key, value, jnp.reshape(frame.index + 1, (1, 1)))]
+    if prompt is not None:
+        parts.append(Keys(prompt[0], prompt[1], frame.length_P[:, None]))
+    return tuple(parts)
 
 
 def _put(cache: Array, new: Array, index: Array) -> Array:

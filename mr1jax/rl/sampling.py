@@ -146,7 +146,9 @@ def _score_tokens(
     hidden_PGRD, token_PGR, state_PGR, remaining_PGR = tokens
     legal_PGRV = _legal(grammar, state_PGR, remaining_PGR, config.vocab_size)
     log_prob_PGRV = jax.nn.log_softmax(_masked_logits(transformer.logits(config, params, hidden_PGRD), legal_PGRV, temperature))
-    log_prob_PGR = jnp.take_along_axis(log_prob_PGRV, token_PGR[..., None], axis=-1)[..., 0]
+    # Not a gather: its derivative would be a scatter into zeros the size of the logits.
+    is_token_PGRV = token_PGR[..., None] == jnp.arange(config.vocab_size)[None, None, None]
+    log_prob_PGR = jnp.sum(jnp.where(is_token_PGRV, log_prob_PGRV, 0.0), axis=-1)
     return log_prob_PGR, -jnp.sum(jnp.exp(log_prob_PGRV) * jnp.where(legal_PGRV, log_prob_PGRV, 0.0), axis=-1)
 
 
