@@ -1,6 +1,6 @@
 """`make bench-peers`: a GRPO step of workload W in mr1jax, TRL and google-tunix. Prints a table; `workload_w` of bench/results.json.
 
-    python -m bench.peers --rounds 3 --steps 5
+    python -m bench.peers --rounds 3 --steps 4
 
 In a round the systems take turns, each a process in an environment of its own on the same two cores, so that a ratio is of one machine at
 one time. A step's seconds are the median over a round, and a result is the median over rounds. Work that was not equal is an error.
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, systems: Systems = SYSTEMS, pat
     """Measures, prints and writes. Returns the exit status: 2 where something is wrong, and then `path` is as it was."""
     parser = argparse.ArgumentParser(prog="bench.peers", description="Times a GRPO step of workload W in mr1jax and in its peers.")
     parser.add_argument("--rounds", type=_positive, default=3, help="how often the systems take turns")
-    parser.add_argument("--steps", type=_positive, default=5, help="timed steps of each system in a round")
+    parser.add_argument("--steps", type=_positive, default=4, help="timed steps of each system in a round")
     options = parser.parse_args(arguments)
     try:
         kept = results.read(path)  # before minutes are spent
