@@ -4,6 +4,7 @@
 #   ARGS="--seed 7"     passed on to the command
 #   TOPOLOGY=v5e:4x4    of `make fit`; BACKBONE=qwen2.5-7b and MESH=1,16,1 (data, fsdp, tensor) go with it
 #   TPU=name ZONE=... PROJECT=... [TYPE=v5litepod-16] [SPOT=1] [SETUP=...] [DRY_RUN=1]    of `make train-tpu` from a machine that is no TPU
+#   PYTHON312=path/to/python3.12, PYTHON311=path/to/python3.11    of `make bench-peers`, where the plain names do not run
 #   DATA=locomo         what is evaluated on; LOCOMO_JSON=path/to/locomo10.json says where it lies
 
 SHELL  := bash
@@ -12,11 +13,16 @@ DATA   ?= memdial
 BIN    := .venv/bin
 READY  := .venv/.ready
 comma  := ,
+# The interpreters of what `make bench-peers` compares with, by the name of the environment.
+PYTHON311  ?= python3.11
+PYTHON312  ?= python3.12
+PYTHON-trl   = $(PYTHON311)
+PYTHON-tunix = $(PYTHON312)
 # What has checks in parity/, all but the models that they share and the script that writes fixtures.
 PARITY := $(filter-out small_models small_encoders make_golden,$(basename $(notdir $(wildcard parity/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train train-tpu fit eval data warm-start bench test test-all parity encoder check lint format typecheck clean
+.PHONY: help setup demo train train-tpu fit eval data warm-start bench bench-peers test test-all parity encoder check lint format typecheck clean
 
 ifneq ($(filter train train-tpu fit eval,$(MAKECMDGOALS)),)
 ifeq ($(EXP),)
@@ -65,6 +71,9 @@ encoder: $(READY) ## install a sentence encoder (87 MB) for dense retrieval, for
 
 bench: $(READY) ## measure steps, memory, bank, automata, import of weights; retrieval on LoCoMo if LOCOMO_JSON is set
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-peers: $(READY) .venv-peers/trl/.ready .venv-peers/tunix/.ready ## time a GRPO step in turn with TRL and google-tunix, some ten minutes
+	@$(BIN)/python -m bench.peers $(ARGS)
 
 test: $(READY) .libtpu/.ready ## run the tests, without those marked slow
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
@@ -118,4 +127,12 @@ $(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	@echo 'Setting up .venv-parity, some minutes'
 	@.venv-parity/bin/python -m pip install --disable-pip-version-check --quiet -r requirements-parity.txt
 	@.venv-parity/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-encoder.txt
+	@touch $@
+
+.venv-peers/%/.ready: bench/peers/requirements-%.txt
+	@$(PYTHON-$*) -c '' 2>/dev/null || { echo "$(PYTHON-$*) does not run here, which make bench-peers needs; name one that does: \
+	make bench-peers $(if $(filter trl,$*),PYTHON311=...,PYTHON312=...)" >&2; exit 2; }
+	@test -x .venv-peers/$*/bin/pip || $(PYTHON-$*) -m venv .venv-peers/$*
+	@echo 'Setting up .venv-peers/$*, some minutes'
+	@.venv-peers/$*/bin/python -m pip install --disable-pip-version-check --quiet -r $<
 	@touch $@

@@ -1,23 +1,26 @@
 """`make bench`: training steps, the memory bank, backbones and retrieval. Prints tables and writes bench/results.json."""
 
-import json
 import platform
-from pathlib import Path
+import sys
 
 import jax
 
-from bench import bank, grammar, import_memory, retrieval, step, workload
+from bench import bank, grammar, import_memory, results, retrieval, step, workload
 
-RESULTS = Path(__file__).with_name("results.json")
+ROOMS = {"step": step, "workload": workload, "bank": bank, "grammar": grammar, "import": import_memory, "retrieval": retrieval}
 
 
 def main() -> None:
-    """Measures everything in one go, so that ratios are of one machine at one time."""
+    """Measures everything in one go, so that ratios are of one machine at one time; what others wrote into the file stays there."""
+    try:
+        kept = results.read(results.RESULTS)  # before minutes are spent
+    except ValueError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        sys.exit(2)
     machine = {"platform": platform.platform(), "devices": [str(device) for device in jax.devices()], "jax": jax.__version__}
-    rooms = {"step": step, "workload": workload, "bank": bank, "grammar": grammar, "import": import_memory, "retrieval": retrieval}
-    results = {"machine": machine} | {name: room.measure() for name, room in rooms.items()}
-    RESULTS.write_text(json.dumps(results, indent=2, default=str) + "\n")
-    print(f"written to {RESULTS}")
+    measured = {"machine": machine} | {name: room.measure() for name, room in ROOMS.items()}
+    results.write(results.RESULTS, kept | measured)
+    print(f"written to {results.RESULTS}")
 
 
 if __name__ == "__main__":

@@ -67,8 +67,11 @@ WORKLOADS = {
 }
 
 
-def train_step(state: TrainState, prompt_PL: Array, length_P: Array, *, config: Config) -> tuple[TrainState, Array]:
-    """Does one step on P prompts. The reward of a response is the share of even tokens in it. Returns the state and the ratio's gap."""
+def train_step(state: TrainState, prompt_PL: Array, length_P: Array, *, config: Config) -> tuple[TrainState, dict[str, Array]]:
+    """Does one step on P prompts. The reward of a response is the share of even tokens in it.
+
+    Returns the state and what shows the work: ratio_gap and kl of its first update, float32[]; length of the responses, int32[P, G].
+    """
     key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.step))
     params, vocab_size = state.params[config.agent], config.model.vocab_size
     generation = generate(
@@ -89,7 +92,7 @@ def train_step(state: TrainState, prompt_PL: Array, length_P: Array, *, config: 
     batch = make_loss_batch(trajectory, state.reference, language, config)
     trained, opt_state, metrics = run_updates(state, trajectory, batch, shuffle_key, language, config)
     state = replace(state, params={config.agent: trained}, opt_state=opt_state, step=state.step + 1)
-    return state, metrics["ratio_gap"][0]
+    return state, {"ratio_gap": metrics["ratio_gap"][0], "kl": metrics["kl"][0], "length": generation.length}
 
 
 class Program:
@@ -116,8 +119,8 @@ class Program:
         """Does a step on a new batch: seconds on the clock and of all cores together."""
         batch = jax.block_until_ready(self.batch())
         wall, cpu = time.perf_counter(), time.process_time()
-        self.state, gap = jax.block_until_ready(self.step(self.state, *batch))
-        return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "ratio_gap": float(gap)}
+        self.state, shown = jax.block_until_ready(self.step(self.state, *batch))
+        return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "ratio_gap": float(shown["ratio_gap"])}
 
 
 def measure(names: Iterator[str] | None = None, rounds: int = ROUNDS) -> dict[str, dict[str, float]]:
