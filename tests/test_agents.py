@@ -357,7 +357,7 @@ def graded(groups, answer_greedily):
 
 
 def test_manager_is_paid_the_share_of_questions_answered(rollout, graded, groups):
-    """Oracle: each bank asked each question alone, the answer read as text and scored on the host."""
+    """Oracle: each bank asked each question alone, the answer read as text and scored on the host; different prompts counted in a set."""
     tasks, said = graded
     trajectory, metrics = rollout(tasks)
     tiny.assert_equal(trajectory.generation, groups[3][0].generation)
@@ -368,6 +368,13 @@ def test_manager_is_paid_the_share_of_questions_answered(rollout, graded, groups
         np.testing.assert_array_equal(trajectory.reward[p], np.array(expected, np.float32))
     assert any(np.ptp(trajectory.reward[p]) > 0 for p in range(P))
     assert metrics["reward"] == np.mean(trajectory.reward, dtype=np.float32)
+    observe = jax.jit(lambda bank, question, dates: answerer.observe(bank, question, dates, LANGUAGE, CONFIG.answerer))
+    distinct = set()
+    for p, g, q in said:
+        view = observe(tiny.at(groups[3][1], p, g), tiny.at(tasks.questions, p, q), tiny.at(tasks.dates, p))
+        distinct.add((p, q, *np.asarray(view.prompt)[: view.length].tolist()))
+    assert 1 < len(distinct) < len(said)  # some members are paid for what another was asked
+    assert metrics["prompts_read"] == np.float32(len(distinct) / len(said))
     shares = {name: metrics[f"share_{name}"] for name in ("add", "update", "delete", "noop", "refused")}
     assert shares == {name: np.mean(count, dtype=np.float32) for name, count in groups[3][2].items()}
 

@@ -5,6 +5,9 @@ is, the Manager's each turn a copy of it into another bank, which the frozen Ans
 conversation: every fact through the Manager, from an empty bank.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -18,7 +21,8 @@ from mr1jax.memory.bank import apply_operations, fill, init_bank
 from mr1jax.model.lora import agent_params
 from mr1jax.rl.masked import masked_mean
 from mr1jax.rl.sampling import generate
-from mr1jax.structs import Array, Conversation, Generation, MemoryBank, OperationKind, OperationStatus, PyTree, Trajectory
+from mr1jax.sharding import constrain_batch
+from mr1jax.structs import PAD, Array, Conversation, Generation, MemoryBank, OperationKind, OperationStatus, PyTree, Trajectory
 from mr1jax.text.grammar import Grammar
 
 Params = dict[str, PyTree]  # {"manager": tree, "answerer": tree}, or with LoRA {"base": tree} and an adapter of each
@@ -163,32 +167,76 @@ def manager_rollout(params: Params, tasks: ManagerTask, key: Array, language: La
         sampling=config.sampling,
     )
     with jax.named_scope("reward"):
-        reward_PG = ask(agent_params(params, "answerer", config.lora), bank_PG, tasks, answer_key, language, config)
+        reward_PG, share_read = ask(agent_params(params, "answerer", config.lora), bank_PG, tasks, answer_key, language, config)
     # A share for the log, whatever the batch: how often each kind is chosen.
     shares = {f"share_{name}": jnp.mean(count_PG) for name, count_PG in counts_PG.items()}
     shares |= {
         "reward": jnp.mean(reward_PG),
         "response_tokens": jnp.mean(trajectory.generation.length, dtype=jnp.float32),
         "bank_fill": jnp.mean(jax.vmap(jax.vmap(fill))(bank_PG)),
+        "prompts_read": share_read,
     }
     return replace(trajectory, reward=reward_PG), shares
 
 
-def ask(params: PyTree, bank_PG: MemoryBank, tasks: ManagerTask, key: Array, language: Language, config: Config) -> Array:
-    """Asks each of P x G banks the Q questions of its task. Returns float32[P, G], the share answered exactly right."""
+def ask(params: PyTree, bank_PG: MemoryBank, tasks: ManagerTask, key: Array, language: Language, config: Config) -> tuple[Array, Array]:
+    """Asks each of P x G banks the Q questions of its task, every different prompt once.
+
+    What the members of a group did to their banks is often the same, or not among what is shown, and a greedy answer depends on its
+    prompt alone: a member whose prompt equals that of one before it has that one's reward.
+
+    Returns (float32[P, G], the share answered exactly right; float32[], the share of the prompts that was read).
+    """
     P, G = bank_PG.clock.shape
     Q = tasks.asked.shape[1]
+    observe = partial(answerer.observe, language=language, config=config.answerer)
+    for axes in ((0, None, None), (None, 0, None), (0, 0, 0)):  # over members, questions, tasks
+        observe = jax.vmap(observe, axes)
+    view = observe(bank_PG, tasks.questions, tasks.dates)
+    first_PQG = _first_alike(view.prompt, view.length)
+    asked_PQG = jnp.broadcast_to(tasks.asked[..., None], (P, Q, G))
+    is_read_PQG = asked_PQG & (first_PQG == jnp.arange(G)[None, None])
 
-    def flatten(tree: PyTree, sizes: tuple[int, ...]) -> PyTree:
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (P, G, Q, *x.shape[3:])).reshape(P * G * Q, *x.shape[3:]), tree)
+    def read(rows: tuple[Array, Array, AskedQuestion]) -> Array:
+        prompt_BL, length_B, question_B = rows
+        generation = respond(
+            params, prompt_BL, length_B, key, language.answerer, language, config.answerer, config, group_size=1, sampling=GREEDY
+        )
+        return jax.vmap(partial(answerer.reward, language=language))(generation.tokens[:, 0], generation.length[:, 0], question_B)
 
-    expanded = AnswerTask(
-        bank=jax.tree.map(lambda x: x[:, :, None], bank_PG),
-        question=jax.tree.map(lambda x: x[:, None], tasks.questions),
-        dates=jax.tree.map(lambda x: x[:, None, None], tasks.dates),
-    )
-    trajectory, _ = answer(params, flatten(expanded, (P, G, Q)), key, language, config, group_size=1, sampling=GREEDY)
-    return masked_mean(trajectory.reward.reshape(P, G, Q), jnp.broadcast_to(tasks.asked[:, None], (P, G, Q)), axis=-1)
+    question_PQG = jax.tree.map(lambda x: jnp.broadcast_to(x[:, :, None], (P, Q, G, *x.shape[2:])), tasks.questions)
+    reward_PQG = _map_where(is_read_PQG, read, (view.prompt, view.length, question_PQG))
+    reward_PQG = jnp.take_along_axis(reward_PQG, first_PQG, axis=2)
+    return masked_mean(reward_PQG, asked_PQG, axis=1), masked_mean(is_read_PQG, asked_PQG)
+
+
+def _first_alike(prompt_PQGL: Array, length_PQG: Array) -> Array:
+    """Finds for each member the first of its group, itself included, that has the same prompt: int32[P, Q, G]."""
+    is_token = jnp.arange(prompt_PQGL.shape[-1])[None, None, None] < length_PQG[..., None]
+    prompt_PQGL = jnp.where(is_token, prompt_PQGL, PAD)  # so that equal rows are equal prompts: PAD is in none
+    return jnp.argmax(jnp.all(prompt_PQGL[:, :, :, None] == prompt_PQGL[:, :, None], axis=-1), axis=-1)
+
+
+def _map_where(needed_PQG: Array, function: Callable[[PyTree], Array], rows: PyTree) -> Array:
+    """Maps a function of a batch over the rows that are needed, float32[P, Q, G], 0 for all others.
+
+    They are taken P x Q at a time, the needed ones first, and once those are done nothing more is computed. rows: leaves [P, Q, G, ...].
+    """
+    P, Q, G = needed_PQG.shape
+    flat = jax.tree.map(lambda x: x.reshape(P * Q * G, *x.shape[3:]), rows)
+    order_GB = jnp.argsort(~needed_PQG.reshape(-1), stable=True).reshape(G, P * Q)
+    num_blocks = -(-jnp.sum(needed_PQG) // (P * Q))
+
+    def turn(result: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
+        k, index_B = block
+
+        def put(result: Array) -> Array:
+            return result.at[index_B].set(function(constrain_batch(jax.tree.map(lambda x: x[index_B], flat))))
+
+        return jax.lax.cond(k < num_blocks, put, lambda result: result, result), None
+
+    result, _ = jax.lax.scan(turn, jnp.zeros(P * Q * G), (jnp.arange(G), order_GB))
+    return jnp.where(needed_PQG, result.reshape(P, Q, G), 0.0)
 
 
 def replay(
