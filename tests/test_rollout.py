@@ -32,6 +32,6 @@ def test_only_what_is_needed_is_computed(num_needed):
         return rows[0][:, 1] + rows[1]
 
     got = jax.jit(lambda *rows: rollout._map_where(needed, function, rows))(x, y)
-    np.testing.assert_array_equal(got, np.where(needed, x[..., 1] + y, np.float32(0)))
+    np.testing.assert_array_equal(got, np.where(needed, x[..., 1] + y.astype(np.float32), np.float32(0)))
     jax.effects_barrier()
     assert len(calls) == -(-num_needed // (P * Q))

@@ -207,7 +207,7 @@ def ask(params: PyTree, bank_PG: MemoryBank, tasks: ManagerTask, key: Array, lan
     question_PQG = jax.tree.map(lambda x: jnp.broadcast_to(x[:, :, None], (P, Q, G, *x.shape[2:])), tasks.questions)
     reward_PQG = _map_where(is_read_PQG, read, (view.prompt, view.length, question_PQG))
     reward_PQG = jnp.take_along_axis(reward_PQG, first_PQG, axis=2)
-    return masked_mean(reward_PQG, asked_PQG, axis=1), masked_mean(is_read_PQG, asked_PQG)
+    return masked_mean(reward_PQG, asked_PQG, axis=1), jnp.sum(is_read_PQG) / jnp.maximum(jnp.sum(asked_PQG), 1)
 
 
 def _first_alike(prompt_PQGL: Array, length_PQG: Array) -> Array:
