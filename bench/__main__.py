@@ -5,9 +5,17 @@ import sys
 
 import jax
 
-from bench import bank, grammar, import_memory, results, retrieval, step, workload
+from bench import bank, grammar, import_memory, manager, results, retrieval, step, workload
 
-ROOMS = {"step": step, "workload": workload, "bank": bank, "grammar": grammar, "import": import_memory, "retrieval": retrieval}
+ROOMS = {
+    "step": step,
+    "workload": workload,
+    "manager": manager,
+    "bank": bank,
+    "grammar": grammar,
+    "import": import_memory,
+    "retrieval": retrieval,
+}
 
 
 def main() -> None:
