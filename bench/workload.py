@@ -18,10 +18,10 @@ import jax.numpy as jnp
 
 from mr1jax.agents.prompts import Language
 from mr1jax.config import AgentConfig, Config, LossConfig, MeshConfig, ModelConfig, OptimizerConfig, replace
-from mr1jax.model.transformer import init_params
+from mr1jax.model.transformer import init_params, prefill
 from mr1jax.rl.sampling import generate
 from mr1jax.sharding import make_mesh, replicated
-from mr1jax.step import init_state, make_loss_batch, run_updates
+from mr1jax.step import init_state, make_loss_batch, run_update_once
 from mr1jax.structs import Array, TrainState, Trajectory
 
 ROUNDS = 5
@@ -72,13 +72,13 @@ def train_step(state: TrainState, prompt_PL: Array, length_P: Array, *, config: 
 
     Returns the state and what shows the work: ratio_gap and kl of its first update, float32[]; length of the responses, int32[P, G].
     """
-    key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+    key = jax.random.fold_in(state.key, state.step)
     params, vocab_size = state.params[config.agent], config.model.vocab_size
+    cache, pull_back = jax.vjp(lambda params: prefill(config.model, params, prompt_PL, length_P), params)
     generation = generate(
         config.model,
         params,
-        prompt_PL,
-        length_P,
+        cache,
         key,
         group_size=config.group_size,
         num_tokens=config.trained.response_length,
@@ -90,7 +90,7 @@ def train_step(state: TrainState, prompt_PL: Array, length_P: Array, *, config: 
     trajectory = Trajectory(prompt=prompt_PL, prompt_length=length_P, generation=generation, reward=reward_PG)
     language = Language(table=None, manager=None, answerer=None, phrases=None, eos_id=vocab_size)
     batch = make_loss_batch(trajectory, state.reference, language, config)
-    trained, opt_state, metrics = run_updates(state, trajectory, batch, shuffle_key, language, config)
+    trained, opt_state, metrics = run_update_once(state, cache, pull_back, trajectory, batch, language, config)
     state = replace(state, params={config.agent: trained}, opt_state=opt_state, step=state.step + 1)
     return state, {"ratio_gap": metrics["ratio_gap"][0], "kl": metrics["kl"][0], "length": generation.length}
 

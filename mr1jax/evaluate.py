@@ -15,10 +15,9 @@ import numpy as np
 from flax import struct
 from tqdm import tqdm
 
-from mr1jax.agents import answerer
 from mr1jax.agents.manager import NewFact
 from mr1jax.agents.prompts import DATE_MARK, Language
-from mr1jax.agents.rollout import AnswerTask, replay, respond
+from mr1jax.agents.rollout import AnswerTask, read, replay, respond
 from mr1jax.agents.tasks import answer_tasks, ask_at_end, fill_banks
 from mr1jax.config import GREEDY, Config
 from mr1jax.embeddings import embed_banks, load_encoder
@@ -190,22 +189,11 @@ def _replay(params: PyTree, conversations: Conversation, language: Language, con
 @functools.partial(jax.jit, static_argnames="config")
 def _answer(params: PyTree, tasks: AnswerTask, language: Language, config: Config) -> _Replies:
     agent = config.answerer
-    view = jax.vmap(lambda task: answerer.observe(task.bank, task.question, task.dates, language, agent))(tasks)
-    generation = respond(
-        params,
-        view.prompt,
-        view.length,
-        jax.random.key(_GREEDY_KEY),
-        language.answerer,
-        language,
-        agent,
-        config,
-        group_size=1,
-        sampling=GREEDY,
-    )
+    reading, key = read(params, tasks, language, config), jax.random.key(_GREEDY_KEY)
+    generation = respond(params, reading.cache, key, language.answerer, language, agent, config, group_size=1, sampling=GREEDY)
     response_PR, length_P = generation.tokens[:, 0], generation.length[:, 0]
     answer = jax.vmap(functools.partial(parse_answer, language.answerer))(response_PR, length_P)
-    return _Replies(view.shown.slot, response_PR, length_P, answer.tokens, answer.length)
+    return _Replies(reading.view.shown.slot, response_PR, length_P, answer.tokens, answer.length)
 
 
 def _what_matters(config: Config) -> Config:

@@ -18,10 +18,10 @@ import optax
 from jax.sharding import Mesh
 
 from mr1jax.agents.prompts import Language
-from mr1jax.agents.rollout import AnswerTask, ManagerTask, Metrics, answer_rollout, manager_rollout
+from mr1jax.agents.rollout import AnswerTask, ManagerTask, Metrics, Reading, answer_rollout, manager_rollout, read
 from mr1jax.config import Config, replace
 from mr1jax.model.lora import BASE, agent_params
-from mr1jax.model.transformer import logical_axes
+from mr1jax.model.transformer import Cache, logical_axes, prefill
 from mr1jax.rl.advantages import dead_group_share, gae, group_advantage, token_reward, whiten
 from mr1jax.rl.losses import LossBatch, join_metrics, part_weights, policy_loss
 from mr1jax.rl.sampling import Scores, score
@@ -73,25 +73,53 @@ def train_step(
     `ratio_gap` is of the first update, where sampler and trainer must agree.
     """
     rollout_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-    trajectory, metrics = draw_rollout(_on_base(state.params, base), tasks, rollout_key, language, config)
+    reading, pull_back = read_once(state, tasks, language, config, base) if reads_once(config) else (None, None)
+    trajectory, metrics = draw_rollout(_on_base(state.params, base), tasks, rollout_key, language, config, reading)
     reference = base if config.lora.rank and config.loss.kl_coef > 0 else state.reference
     with jax.named_scope("reference"):
         batch = make_loss_batch(trajectory, reference, language, config)
     with jax.named_scope("update"):
-        trained, opt_state, updates = run_updates(state, trajectory, batch, shuffle_key, language, config, base)
+        if reading is None:
+            trained, opt_state, updates = run_updates(state, trajectory, batch, shuffle_key, language, config, base)
+        else:
+            trained, opt_state, updates = run_update_once(state, reading.cache, pull_back, trajectory, batch, language, config, base)
     metrics |= {name: value[0] if name == "ratio_gap" else jnp.mean(value) for name, value in updates.items()}
     metrics["dead_groups"] = dead_group_share(trajectory.reward)
     params = state.params | {config.agent: trained}
     return replace(state, params=params, opt_state=opt_state, step=state.step + 1), metrics
 
 
-def draw_rollout(params: dict[str, PyTree], tasks: Tasks, key: Array, language: Language, config: Config) -> tuple[Trajectory, Metrics]:
+def reads_once(config: Config) -> bool:
+    """Says whether the loss uses the rollout's pass over the prompts: where one update sees the whole batch, and no part of it waits."""
+    loss = config.loss
+    return max(loss.epochs, loss.num_minibatches, loss.num_microbatches, config.rollout_microbatches) == 1
+
+
+def read_once(
+    state: TrainState, tasks: Tasks, language: Language, config: Config, base: PyTree | None = None
+) -> tuple[Reading, Callable[[Cache], tuple[PyTree]]]:
+    """Reads the prompts for rollout and loss in one pass: the first update is of the very parameters that the rollout is drawn with.
+
+    Returns what the rollout needs, and the function that takes a cotangent of the cache to that of the trained agent's parameters.
+    """
+
+    def of(trained: PyTree) -> tuple[Cache, Reading]:
+        reading = read(_own({config.agent: trained}, base, config), constrain_batch(tasks), language, config)
+        return reading.cache, reading
+
+    cache, pull_back, reading = jax.vjp(of, state.params[config.agent], has_aux=True)
+    return replace(reading, cache=cache), pull_back
+
+
+def draw_rollout(
+    params: dict[str, PyTree], tasks: Tasks, key: Array, language: Language, config: Config, reading: Reading | None = None
+) -> tuple[Trajectory, Metrics]:
     """Draws the trajectory of a batch of tasks, in `config.rollout_microbatches` parts one after another, and its metrics."""
     if config.mesh.gather_for_rollout:
         params = {name: gather_fsdp(tree, logical_axes(tree)) for name, tree in params.items()}
     rollout = answer_rollout if config.agent == "answerer" else manager_rollout
     if config.rollout_microbatches == 1:
-        trajectory, metrics = rollout(params, constrain_batch(tasks), key, language, config)
+        trajectory, metrics = rollout(params, constrain_batch(tasks), key, language, config, reading)
         return constrain_batch(trajectory), metrics
     parts = split_batch(tasks, config.rollout_microbatches)
     keys = jax.random.split(key, config.rollout_microbatches)
@@ -101,6 +129,11 @@ def draw_rollout(params: dict[str, PyTree], tasks: Tasks, key: Array, language: 
 
 def _on_base(params: PyTree, base: PyTree | None) -> PyTree:
     return params if base is None else params | {BASE: base}
+
+
+def _own(params: PyTree, base: PyTree | None, config: Config) -> PyTree:
+    """Gives the whole parameters of the trained agent."""
+    return agent_params(_on_base(params, base), config.agent, config.lora)
 
 
 def make_loss_batch(trajectory: Trajectory, reference: PyTree | None, language: Language, config: Config) -> LossBatch:
@@ -125,13 +158,15 @@ def make_loss_batch(trajectory: Trajectory, reference: PyTree | None, language: 
     )
 
 
-def score_trajectory(params: PyTree, trajectory: Trajectory, language: Language, config: Config) -> Scores:
-    """Scores the trained agent's responses under `params`, by the very distribution they were drawn from."""
+def score_trajectory(params: PyTree, trajectory: Trajectory, language: Language, config: Config, cache: Cache | None = None) -> Scores:
+    """Scores the trained agent's responses under `params`, by the very distribution they were drawn from.
+
+    cache: the prompts, where they are read already under `params`.
+    """
     return score(
         config.model,
         params,
-        trajectory.prompt,
-        trajectory.prompt_length,
+        cache or prefill(config.model, params, trajectory.prompt, trajectory.prompt_length),
         trajectory.generation,
         grammar=language.answerer if config.agent == "answerer" else language.manager,
         temperature=config.sampling.temperature,
@@ -158,21 +193,54 @@ def run_updates(
 
     Returns (parameters, optimizer state, metrics with a leading axis of updates).
     """
-    tx = make_optimizer(config)
     P, num_minibatches = trajectory.prompt_length.size, config.loss.num_minibatches
 
     def update(carry, index_p):
         params, opt_state = carry
         part, part_batch = constrain_batch(jax.tree.map(lambda x: x[index_p], (trajectory, batch)))
         gradient, metrics = loss_gradient(params, part, part_batch, language, config, base)
-        metrics["grad_norm"] = optax.global_norm(gradient)
-        step, opt_state = tx.update(gradient, opt_state, params)
-        return (optax.apply_updates(params, step), opt_state), metrics
+        params, opt_state, metrics["grad_norm"] = _descend(params, opt_state, gradient, config)
+        return (params, opt_state), metrics
 
     order = jax.vmap(lambda k: jax.random.permutation(k, P))(jax.random.split(key, config.loss.epochs))
     order = order.reshape(config.loss.epochs * num_minibatches, P // num_minibatches)
     (params, opt_state), metrics = jax.lax.scan(update, (state.params[config.agent], state.opt_state), order)
     return params, opt_state, metrics
+
+
+def run_update_once(
+    state: TrainState,
+    cache: Cache,
+    pull_back: Callable[[Cache], tuple[PyTree]],
+    trajectory: Trajectory,
+    batch: LossBatch,
+    language: Language,
+    config: Config,
+    base: PyTree | None = None,
+) -> tuple[PyTree, PyTree, Metrics]:
+    """Does the one update of a step whose prompts `read_once` has read. The chain rule goes through the cache:
+
+        d loss / d params = (at a fixed cache) + (d cache / d params)^T (d loss / d cache)
+
+    Returns what `run_updates` does.
+    """
+
+    def loss(params: PyTree, cache: Cache) -> tuple[Array, Metrics]:
+        scores = score_trajectory(_own({config.agent: params}, base, config), trajectory, language, config, cache)
+        return policy_loss(scores.log_prob, scores.entropy, scores.value, batch, config.loss)
+
+    trajectory, batch = constrain_batch((trajectory, batch))
+    params = state.params[config.agent]
+    (gradient, of_cache), metrics = jax.grad(loss, argnums=(0, 1), has_aux=True, allow_int=True)(params, cache)
+    gradient = jax.tree.map(jnp.add, gradient, *pull_back(of_cache))
+    params, opt_state, metrics["grad_norm"] = _descend(params, state.opt_state, gradient, config)
+    return params, opt_state, jax.tree.map(lambda x: x[None], metrics)
+
+
+def _descend(params: PyTree, opt_state: PyTree, gradient: PyTree, config: Config) -> tuple[PyTree, PyTree, Array]:
+    """Returns parameters and optimizer state after an update, and the norm of the gradient."""
+    step, opt_state = make_optimizer(config).update(gradient, opt_state, params)
+    return optax.apply_updates(params, step), opt_state, optax.global_norm(gradient)
 
 
 def loss_gradient(
@@ -190,8 +258,7 @@ def loss_gradient(
         (part, part_batch), weight = part_and_weight
 
         def loss(params):
-            own = agent_params(_on_base({config.agent: params}, base), config.agent, config.lora)
-            scores = score_trajectory(own, part, language, config)
+            scores = score_trajectory(_own({config.agent: params}, base, config), part, language, config)
             value, metrics = policy_loss(scores.log_prob, scores.entropy, scores.value, part_batch, config.loss)
             return weight * value, metrics
 

@@ -28,11 +28,11 @@ def compare(config, params, tokens_PX, prompt_length_P, expected_PXV):
     prefill, continue_hidden, decode = (
         jax.jit(functools.partial(each, config)) for each in (transformer.prefill, transformer.continue_hidden, transformer.decode)
     )
-    last_PD, cache = prefill(params, jnp.asarray(prompt_PL), jnp.asarray(prompt_length_P))
-    hidden_PGRD = continue_hidden(params, last_PD, cache, response_PGR)
+    cache = prefill(params, jnp.asarray(prompt_PL), jnp.asarray(prompt_length_P))
+    hidden_PGRD = continue_hidden(params, cache, response_PGR)
     full_PRV = np.asarray(transformer.logits(config, params, hidden_PGRD))[:, 0]
 
-    decoded, responses = [transformer.logits(config, params, last_PD)], transformer.init_response_cache(config, P, 1, R)
+    decoded, responses = [transformer.logits(config, params, cache.last)], transformer.init_response_cache(config, P, 1, R)
     for r in range(R - 1):
         state_PGD, responses = decode(params, cache, responses, response_PGR[..., r], jnp.int32(r))
         decoded.append(transformer.logits(config, params, state_PGD)[:, 0])

@@ -27,7 +27,7 @@ def reach(params, direction_D):
     """How much each place of the prompt moves the last hidden state along a direction, besides the last place itself: float[L - 1]."""
 
     def along(embedding):
-        hidden_PD, _ = prefill(CONFIG, params | {"embedding": embedding}, PROMPT, jnp.array([PROMPT.size]))
+        hidden_PD = prefill(CONFIG, params | {"embedding": embedding}, PROMPT, jnp.array([PROMPT.size])).last
         return hidden_PD[0] @ direction_D
 
     return jnp.linalg.norm(jax.grad(along)(params["embedding"])[PROMPT[0, :-1]], axis=-1)

@@ -125,7 +125,7 @@ def test_a_fresh_adapter_is_the_base():
     adapter = init_adapter(lora, base, jax.random.key(0))
     own = agent_params({BASE: base, "manager": adapter}, "manager", lora)
     prompt_PL, _ = test_model.random_tokens()
-    prefill = test_model.jitted(lambda *args: transformer.prefill(*args)[0])
+    prefill = test_model.jitted(lambda *args: transformer.prefill(*args).last)
     np.testing.assert_array_equal(prefill(own, prompt_PL, test_model.LENGTH_P), prefill(base, prompt_PL, test_model.LENGTH_P))
     assert all(own["layers"][name] is array for name, array in base["layers"].items())
     assert own["embedding"] is base["embedding"]

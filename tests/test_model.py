@@ -99,20 +99,20 @@ def test_a_group_that_shares_its_prompt_equals_its_members_one_by_one(config):
 def test_decoding_with_the_cache_equals_reading_at_once(params):
     """Oracle: `extend`, which reads all R tokens in one pass."""
     prompt_PL, response_PGR = random_tokens()
-    last_PD, cache = jitted(transformer.prefill)(params, prompt_PL, LENGTH_P)
+    cache = jitted(transformer.prefill)(params, prompt_PL, LENGTH_P)
     expected_PGRD = jitted(transformer.extend)(params, cache, response_PGR)
     decode = jitted(transformer.decode)
     response_cache = transformer.init_response_cache(CONFIG, P, G, R)
     for r in range(R):
         hidden_PGD, response_cache = decode(params, cache, response_cache, response_PGR[..., r], r)
         np.testing.assert_allclose(hidden_PGD, expected_PGRD[:, :, r], rtol=1e-5, atol=1e-5)
-    assert last_PD.shape == (P, CONFIG.d_model)
+    assert cache.last.shape == (P, CONFIG.d_model)
 
 
 def test_a_response_of_one_token_is_predicted_by_the_prompt_alone(params):
     """Oracle: the state that `prefill` returns."""
     prompt_PL, response_PGR = random_tokens()
-    last_PD, _ = jitted(transformer.prefill)(params, prompt_PL, LENGTH_P)
+    last_PD = jitted(transformer.prefill)(params, prompt_PL, LENGTH_P).last
     hidden_PGRD = jitted(transformer.response_hidden)(params, prompt_PL, LENGTH_P, response_PGR[..., :1])
     np.testing.assert_allclose(hidden_PGRD, np.broadcast_to(last_PD[:, None, None], (P, G, 1, CONFIG.d_model)), rtol=1e-5, atol=1e-5)
 

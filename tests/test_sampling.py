@@ -25,6 +25,7 @@ COOL = SamplingConfig(temperature=0.7)
 LOGITS_V = np.random.default_rng(1).normal(0, 2, 12).astype(np.float32)
 
 generate_jit = jax.jit(sampling.generate, static_argnums=0, static_argnames=("group_size", "num_tokens", "eos_id", "sampling"))
+read_jit = jax.jit(transformer.prefill, static_argnums=0)
 score_jit = jax.jit(sampling.score, static_argnums=0, static_argnames=("temperature", "num_tokens"))
 
 
@@ -55,15 +56,19 @@ def grammar():
     )
 
 
+def read(params, prompts=slice(None)):
+    return read_jit(CONFIG, params, PROMPT_PL[prompts], LENGTH_P[prompts])
+
+
 def generate(params, seed, grammar=None, config=WARM, prompts=slice(None)):
     settings = {"group_size": G, "num_tokens": R, "eos_id": EOS, "sampling": config}
     key = jax.random.key(seed)
-    return jax.device_get(generate_jit(CONFIG, params, PROMPT_PL[prompts], LENGTH_P[prompts], key, grammar=grammar, **settings))
+    return jax.device_get(generate_jit(CONFIG, params, read(params, prompts), key, grammar=grammar, **settings))
 
 
 def score(params, generation, grammar, temperature):
     settings = {"temperature": temperature, "num_tokens": R}
-    return jax.device_get(score_jit(CONFIG, params, PROMPT_PL, LENGTH_P, generation, grammar=grammar, **settings))
+    return jax.device_get(score_jit(CONFIG, params, read(params), generation, grammar=grammar, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +203,7 @@ def test_sampling_stops_once_every_response_has_ended(params, monkeypatch):
 
     monkeypatch.setattr(transformer, "decode", counted_decode)
     settings = {"group_size": 2, "num_tokens": 400, "eos_id": EOS, "sampling": WARM, "grammar": None}
-    run = jax.jit(lambda params: sampling.generate(CONFIG, params, PROMPT_PL, LENGTH_P, jax.random.key(7), **settings))
+    run = jax.jit(lambda params: sampling.generate(CONFIG, params, read(params), jax.random.key(7), **settings))
     generation = run({**params, "unembedding": jnp.zeros_like(params["unembedding"])})
     jax.effects_barrier()
     assert len(reads) == generation.length.max() - 1 < 399
@@ -219,7 +224,7 @@ def test_a_misalignment_of_one_token_shows_in_the_ratio(params, ruled, grammar):
 
 def test_entropy_is_that_of_the_legal_distribution(params, ruled, ruled_scores):
     """Oracle: -sum p log p in float64 over the five tokens that may come first; and 0, as all scores are, past the end token."""
-    first_PD, _ = jax.jit(transformer.prefill, static_argnums=0)(CONFIG, params, PROMPT_PL, LENGTH_P)
+    first_PD = read(params).last
     weight_PV = np.exp(np.asarray(first_PD @ params["unembedding"], np.float64))[:, 2:7]
     prob_PV = weight_PV / weight_PV.sum(axis=-1, keepdims=True)
     expected_P = -np.sum(prob_PV * np.log(prob_PV), axis=-1)
@@ -234,7 +239,7 @@ def test_gradients_of_scores_are_numbers(params, grammar, ruled):
     """Oracle: finiteness, though past the end no token is legal at all; and a gradient in every parameter but no NaN in any."""
 
     def loss(params):
-        scores = sampling.score(CONFIG, params, PROMPT_PL, LENGTH_P, ruled, grammar=grammar, temperature=1.0, num_tokens=R)
+        scores = sampling.score(CONFIG, params, read(params), ruled, grammar=grammar, temperature=1.0, num_tokens=R)
         return sum(jnp.sum(x) for x in jax.tree.leaves(scores))
 
     for gradient in jax.tree.leaves(jax.jit(jax.grad(loss))(params)):

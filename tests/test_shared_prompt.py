@@ -51,7 +51,9 @@ def shared_loss(config, lora, trained):
     """The library's own."""
     zeros = np.zeros((P, G, R), np.float32)
     response = Generation(tokens=TOKENS_PGR, length=RESPONSE_LENGTH, log_prob=zeros, state=zeros.astype(np.int32), value=zeros)
-    scores = sampling.score(config, whole(trained, lora), PROMPT_PL, PROMPT_LENGTH, response, grammar=None, temperature=0.8, num_tokens=R)
+    params = whole(trained, lora)
+    cache = transformer.prefill(config, params, PROMPT_PL, PROMPT_LENGTH)
+    scores = sampling.score(config, params, cache, response, grammar=None, temperature=0.8, num_tokens=R)
     return policy_loss(scores.log_prob, scores.entropy, scores.value, BATCH, LOSS)[0]
 
 
@@ -148,7 +150,8 @@ def test_logits_are_never_held_at_once(monkeypatch):
         monkeypatch.setattr(sampling, "_CHUNK_TOKENS", chunk_tokens)
 
         def loss(params):
-            scores = sampling.score(config, params, PROMPT_PL, PROMPT_LENGTH, response, grammar=None, temperature=1.0, num_tokens=64)
+            cache = transformer.prefill(config, params, PROMPT_PL, PROMPT_LENGTH)
+            scores = sampling.score(config, params, cache, response, grammar=None, temperature=1.0, num_tokens=64)
             return jnp.sum(jnp.sin(scores.log_prob)) + jnp.sum(jnp.sin(scores.entropy))
 
         program = jax.jit(jax.value_and_grad(loss)).lower(params).compile()

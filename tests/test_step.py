@@ -17,7 +17,17 @@ from mr1jax.model.transformer import logical_axes
 from mr1jax.rl.losses import LossBatch, ratio_gap
 from mr1jax.rl.sampling import Scores
 from mr1jax.sharding import make_mesh, state_sharding
-from mr1jax.step import compile_train_step, init_state, make_loss_batch, run_updates, score_trajectory
+from mr1jax.step import (
+    compile_train_step,
+    draw_rollout,
+    init_state,
+    make_loss_batch,
+    read_once,
+    reads_once,
+    run_update_once,
+    run_updates,
+    score_trajectory,
+)
 from mr1jax.structs import Generation, Trajectory
 from mr1jax.text.parsing import parse_answer
 
@@ -301,6 +311,34 @@ def test_kl_pulls_towards_the_reference():
     assert distance(state.params["answerer"]) < 0.8 * distance(tiny.both()["answerer"])
     assert records[0]["kl"] > 1e-3
     tiny.assert_equal(state.reference, other)
+
+
+def test_prompts_read_once_give_what_prompts_read_again_give():
+    """Oracle: the rollout and `run_updates`, each with a prompt pass of its own: responses bit for bit, moments of Adam to rounding."""
+
+    @jax.jit
+    def both_ways(state, tasks, key):
+        reading, pull_back = read_once(state, tasks, LANGUAGE, CONFIG)
+        trajectory, _ = draw_rollout(state.params, tasks, key, LANGUAGE, CONFIG, reading)
+        again, _ = draw_rollout(state.params, tasks, key, LANGUAGE, CONFIG)
+        batch = make_loss_batch(again, tiny.params(1), LANGUAGE, CONFIG)
+        once = run_update_once(state, reading.cache, pull_back, trajectory, batch, LANGUAGE, CONFIG)
+        _, opt_state, metrics = run_updates(state, again, batch, key, LANGUAGE, CONFIG)
+        return (trajectory, once[1], once[2]["grad_norm"]), (again, opt_state, metrics["grad_norm"])
+
+    once, again = jax.device_get(both_ways(program(CONFIG).start(), answer_tasks(), first_key()))
+    assert np.ptp(once[0].reward, axis=1).any()
+    tiny.assert_equal(once[0], again[0])
+    for got, want in zip(jax.tree.leaves(once[1:]), jax.tree.leaves(again[1:]), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("part", ["epochs", "num_minibatches", "num_microbatches"])
+def test_prompts_are_read_again_where_a_part_of_the_loss_waits(part):
+    """Oracle: with parts, parameters or memory would be others by the time their turn comes."""
+    assert reads_once(CONFIG)
+    assert not reads_once(replace(CONFIG, loss=replace(CONFIG.loss, **{part: 2})))
+    assert not reads_once(replace(CONFIG, rollout_microbatches=2))
 
 
 def test_no_kl_no_reference_pass():

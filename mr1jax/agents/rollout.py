@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from flax import struct
 
 from mr1jax.agents import answerer, manager
-from mr1jax.agents.answerer import AskedQuestion
-from mr1jax.agents.manager import NewFact
+from mr1jax.agents.answerer import AnswerView, AskedQuestion
+from mr1jax.agents.manager import ManagerView, NewFact
 from mr1jax.agents.prompts import Dates, Language
 from mr1jax.config import GREEDY, AgentConfig, Config, SamplingConfig, replace
 from mr1jax.memory.bank import apply_operations, fill, init_bank
 from mr1jax.model.lora import agent_params
+from mr1jax.model.transformer import Cache, prefill
 from mr1jax.rl.masked import masked_mean
 from mr1jax.rl.sampling import generate
 from mr1jax.sharding import constrain_batch
@@ -49,10 +50,34 @@ class ManagerTask:
     dates: Dates
 
 
+@struct.dataclass
+class Reading:
+    """What an agent is shown of P tasks, and what it made of the prompts."""
+
+    view: AnswerView | ManagerView
+    cache: Cache
+
+
+def read(params: PyTree, tasks: AnswerTask | ManagerTask, language: Language, config: Config) -> Reading:
+    """Shows each of P tasks to the agent that treats it, whose parameters these are, and lets it read the prompts."""
+    view: AnswerView | ManagerView
+    if isinstance(tasks, AnswerTask):
+        of_answerer = partial(answerer.observe, language=language, config=config.answerer)
+        view = jax.vmap(of_answerer)(tasks.bank, tasks.question, tasks.dates)
+    else:
+        of_manager = partial(manager.observe, language=language, config=config.manager)
+        view = jax.vmap(of_manager)(tasks.bank, tasks.fact, tasks.dates)
+    return Reading(view, _prefill(params, view.prompt, view.length, config))
+
+
+def _prefill(params: PyTree, prompt_PL: Array, length_P: Array, config: Config) -> Cache:
+    with jax.named_scope("prefill"):
+        return prefill(config.model, params, prompt_PL, length_P)
+
+
 def respond(
     params: PyTree,
-    prompt_PL: Array,
-    length_P: Array,
+    cache: Cache,
     key: Array,
     grammar: Grammar,
     language: Language,
@@ -62,12 +87,11 @@ def respond(
     group_size: int,
     sampling: SamplingConfig,
 ) -> Generation:
-    """Draws `group_size` responses of one agent to each of P prompts; consumes the key."""
+    """Draws `group_size` responses of one agent to each of P prompts that it has read; consumes the key."""
     return generate(
         config.model,
         params,
-        prompt_PL,
-        length_P,
+        cache,
         key,
         group_size=group_size,
         num_tokens=agent.response_length,
@@ -78,24 +102,20 @@ def respond(
 
 
 def answer(
-    params: PyTree, tasks: AnswerTask, key: Array, language: Language, config: Config, *, group_size: int, sampling: SamplingConfig
+    params: PyTree,
+    tasks: AnswerTask,
+    key: Array,
+    language: Language,
+    config: Config,
+    *,
+    group_size: int,
+    sampling: SamplingConfig,
+    reading: Reading | None = None,
 ) -> tuple[Trajectory, Metrics]:
-    """Answers P questions G times each; the reward is exact match."""
-    view = jax.vmap(lambda bank, question, dates: answerer.observe(bank, question, dates, language, config.answerer))(
-        tasks.bank, tasks.question, tasks.dates
-    )
-    generation = respond(
-        params,
-        view.prompt,
-        view.length,
-        key,
-        language.answerer,
-        language,
-        config.answerer,
-        config,
-        group_size=group_size,
-        sampling=sampling,
-    )
+    """Answers P questions G times each; the reward is exact match. reading: of these tasks by these parameters, where it is there."""
+    reading = reading or read(params, tasks, language, config)
+    view, cache = reading.view, reading.cache
+    generation = respond(params, cache, key, language.answerer, language, config.answerer, config, group_size=group_size, sampling=sampling)
     of_group = jax.vmap(lambda tokens_R, length, question: answerer.reward(tokens_R, length, question, language), (0, 0, None))
     with jax.named_scope("reward"):
         reward_PG = jax.vmap(of_group)(generation.tokens, generation.length, tasks.question)
@@ -104,19 +124,24 @@ def answer(
 
 
 def manage(
-    params: PyTree, tasks: ManagerTask, key: Array, language: Language, config: Config, *, group_size: int, sampling: SamplingConfig
+    params: PyTree,
+    tasks: ManagerTask,
+    key: Array,
+    language: Language,
+    config: Config,
+    *,
+    group_size: int,
+    sampling: SamplingConfig,
+    reading: Reading | None = None,
 ) -> tuple[Trajectory, MemoryBank, Metrics]:
-    """Lets the Manager treat P facts G times each, every time from the same bank.
+    """Lets the Manager treat P facts G times each, every time from the same bank. reading: as in `answer`.
 
     Returns the trajectory, with no reward yet; the P x G banks that result; and what each decision did, float32[P, G] a kind.
     """
     num_terms, when_full = config.bank.num_terms, config.bank.when_full
-    view = jax.vmap(lambda bank, fact, dates: manager.observe(bank, fact, dates, language, config.manager))(
-        tasks.bank, tasks.fact, tasks.dates
-    )
-    generation = respond(
-        params, view.prompt, view.length, key, language.manager, language, config.manager, config, group_size=group_size, sampling=sampling
-    )
+    reading = reading or read(params, tasks, language, config)
+    view, cache = reading.view, reading.cache
+    generation = respond(params, cache, key, language.manager, language, config.manager, config, group_size=group_size, sampling=sampling)
 
     def branch(bank, view, fact, tokens_R, length):
         operations = manager.act(view, fact, tokens_R, length, language, num_terms)
@@ -144,27 +169,26 @@ def count_operations(kind: Array, status: Array) -> Metrics:
     return counts | {"noop": idle.astype(jnp.float32), "refused": jnp.sum(~applied, axis=-1, dtype=jnp.float32)}
 
 
-def answer_rollout(params: Params, tasks: AnswerTask, key: Array, language: Language, config: Config) -> tuple[Trajectory, Metrics]:
+def answer_rollout(
+    params: Params, tasks: AnswerTask, key: Array, language: Language, config: Config, reading: Reading | None = None
+) -> tuple[Trajectory, Metrics]:
     """One training rollout of the Answer Agent: P questions, G answers each, reward 1 for an exact match (eq. 4 of the paper)."""
     own = agent_params(params, "answerer", config.lora)
-    return answer(own, tasks, key, language, config, group_size=config.group_size, sampling=config.sampling)
+    return answer(own, tasks, key, language, config, group_size=config.group_size, sampling=config.sampling, reading=reading)
 
 
-def manager_rollout(params: Params, tasks: ManagerTask, key: Array, language: Language, config: Config) -> tuple[Trajectory, Metrics]:
+def manager_rollout(
+    params: Params, tasks: ManagerTask, key: Array, language: Language, config: Config, reading: Reading | None = None
+) -> tuple[Trajectory, Metrics]:
     """One training rollout of the Manager: P facts, G operations each from the same bank.
 
     The reward of an operation is the share of the task's questions that the frozen Answer Agent, reading greedily the bank the operation
     left, gets exactly right (eq. 4 of the paper, averaged over the questions linked to the state).
     """
     manager_key, answer_key = jax.random.split(key)
+    own = agent_params(params, "manager", config.lora)
     trajectory, bank_PG, counts_PG = manage(
-        agent_params(params, "manager", config.lora),
-        tasks,
-        manager_key,
-        language,
-        config,
-        group_size=config.group_size,
-        sampling=config.sampling,
+        own, tasks, manager_key, language, config, group_size=config.group_size, sampling=config.sampling, reading=reading
     )
     with jax.named_scope("reward"):
         reward_PG, share_read = ask(agent_params(params, "answerer", config.lora), bank_PG, tasks, answer_key, language, config)
@@ -189,23 +213,22 @@ def ask(params: PyTree, bank_PG: MemoryBank, tasks: ManagerTask, key: Array, lan
     """
     P, G = bank_PG.clock.shape
     Q = tasks.asked.shape[1]
-    observe = partial(answerer.observe, language=language, config=config.answerer)
+    see = partial(answerer.observe, language=language, config=config.answerer)
     for axes in ((0, None, None), (None, 0, None), (0, 0, 0)):  # over members, questions, tasks
-        observe = jax.vmap(observe, axes)
-    view = observe(bank_PG, tasks.questions, tasks.dates)
+        see = jax.vmap(see, axes)
+    view = see(bank_PG, tasks.questions, tasks.dates)
     first_PQG = _first_alike(view.prompt, view.length)
     asked_PQG = jnp.broadcast_to(tasks.asked[..., None], (P, Q, G))
     is_read_PQG = asked_PQG & (first_PQG == jnp.arange(G)[None, None])
 
-    def read(rows: tuple[Array, Array, AskedQuestion]) -> Array:
+    def grade(rows: tuple[Array, Array, AskedQuestion]) -> Array:
         prompt_BL, length_B, question_B = rows
-        generation = respond(
-            params, prompt_BL, length_B, key, language.answerer, language, config.answerer, config, group_size=1, sampling=GREEDY
-        )
+        cache = _prefill(params, prompt_BL, length_B, config)
+        generation = respond(params, cache, key, language.answerer, language, config.answerer, config, group_size=1, sampling=GREEDY)
         return jax.vmap(partial(answerer.reward, language=language))(generation.tokens[:, 0], generation.length[:, 0], question_B)
 
     question_PQG = jax.tree.map(lambda x: jnp.broadcast_to(x[:, :, None], (P, Q, G, *x.shape[2:])), tasks.questions)
-    reward_PQG = _map_where(is_read_PQG, read, (view.prompt, view.length, question_PQG))
+    reward_PQG = _map_where(is_read_PQG, grade, (view.prompt, view.length, question_PQG))
     reward_PQG = jnp.take_along_axis(reward_PQG, first_PQG, axis=2)
     return masked_mean(reward_PQG, asked_PQG, axis=1), jnp.sum(is_read_PQG) / jnp.maximum(jnp.sum(asked_PQG), 1)
 

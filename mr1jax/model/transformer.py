@@ -48,11 +48,15 @@ _LOGICAL_AXES = {
 
 @struct.dataclass
 class Cache:
-    """Keys and values of P prompts. key, value: float[N, P, J, L, C], junk past length; length: int32[P]."""
+    """P prompts as a model read them: all that their responses need of them.
+
+    key, value: float[N, P, J, L, C], junk past length; length: int32[P]; last: float[P, D], the state that predicts what follows.
+    """
 
     key: Array
     value: Array
     length: Array
+    last: Array
 
 
 @struct.dataclass
@@ -206,11 +210,10 @@ def count_parameters(params: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def prefill(config: ModelConfig, params: PyTree, prompt_PL: Array, length_P: Array) -> tuple[Array, Cache]:
+def prefill(config: ModelConfig, params: PyTree, prompt_PL: Array, length_P: Array) -> Cache:
     """Reads P prompts, padded on the right.
 
-    Returns float[P, D], the hidden state that predicts what follows each prompt, and the `Cache` that responses attend to. What the padding
-    holds never matters: it lies after every real token, and `length` masks it for the responses.
+    What the padding holds never matters: it lies after every real token, and `length` masks it for the responses.
     """
     P, L = prompt_PL.shape
     position_PGX = jnp.broadcast_to(jnp.arange(L)[None, None], (P, 1, L))
@@ -218,7 +221,7 @@ def prefill(config: ModelConfig, params: PyTree, prompt_PL: Array, length_P: Arr
     frame = replace(_frame(config, position_PGX), last_P=last_P)
     hidden_PGXD, (key, value) = _apply(config, params, prompt_PL[:, None], (None, None), frame)
     last_PD = jnp.take_along_axis(hidden_PGXD[:, 0], last_P[:, None, None], axis=1)[:, 0]
-    return _final_norm(config, params, last_PD), Cache(key=key[:, :, :, 0], value=value[:, :, :, 0], length=length_P)
+    return Cache(key[:, :, :, 0], value[:, :, :, 0], length_P, last=_final_norm(config, params, last_PD))
 
 
 def extend(config: ModelConfig, params: PyTree, cache: Cache, tokens_PGR: Array) -> Array:
@@ -233,13 +236,13 @@ def extend(config: ModelConfig, params: PyTree, cache: Cache, tokens_PGR: Array)
 
 def response_hidden(config: ModelConfig, params: PyTree, prompt_PL: Array, length_P: Array, response_PGR: Array) -> Array:
     """Returns float[P, G, R, D] in which entry r is the state that predicts response token r."""
-    return continue_hidden(config, params, *prefill(config, params, prompt_PL, length_P), response_PGR)
+    return continue_hidden(config, params, prefill(config, params, prompt_PL, length_P), response_PGR)
 
 
-def continue_hidden(config: ModelConfig, params: PyTree, last_PD: Array, cache: Cache, response_PGR: Array) -> Array:
+def continue_hidden(config: ModelConfig, params: PyTree, cache: Cache, response_PGR: Array) -> Array:
     """Computes `response_hidden` from what `prefill` returned, so that one prompt pass can serve rollout and loss."""
     P, G, _ = response_PGR.shape
-    first_PGRD = jnp.broadcast_to(last_PD[:, None, None], (P, G, 1, config.d_model))
+    first_PGRD = jnp.broadcast_to(cache.last[:, None, None], (P, G, 1, config.d_model))
     return jnp.concatenate([first_PGRD, extend(config, params, cache, response_PGR[..., :-1])], axis=2)
 
 

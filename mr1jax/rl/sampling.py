@@ -47,8 +47,7 @@ class _Rollout:
 def generate(
     config: ModelConfig,
     params: PyTree,
-    prompt_PL: Array,
-    length_P: Array,
+    cache: transformer.Cache,
     key: Array,
     *,
     group_size: int,
@@ -62,16 +61,14 @@ def generate(
     Row (p, g) draws token r with a key of its own, so what it says depends on no other row and on no layout. PAD is never drawn.
 
     Args:
-      prompt_PL, length_P: int32, padded on the right; each prompt is read once for its whole group.
+      cache: P prompts, as `transformer.prefill` read them; each is there once for its whole group.
       grammar: what may follow what; None allows everything but PAD until `eos_id`.
       sampling: temperature 0 takes the likeliest token and reports its log-probability at temperature 1.
 
     Returns:
       `Generation`, whose `log_prob` is of the distribution really drawn from: after grammar, temperature, top-k and top-p.
     """
-    P, G, R = prompt_PL.shape[0], group_size, num_tokens
-    with jax.named_scope("prefill"):
-        last_PD, cache = transformer.prefill(config, params, prompt_PL, length_P)
+    P, G, R = cache.length.size, group_size, num_tokens
     key_PG = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(P * G)).reshape(P, G)
 
     def write(rollout: _Rollout, hidden_PGD: Array) -> _Rollout:
@@ -87,7 +84,7 @@ def generate(
         return write(replace(rollout, cache=response_cache), hidden_PGD)
 
     with jax.named_scope("decode"):
-        rollout = write(_start(config, P, G, R, grammar), jnp.broadcast_to(last_PD[:, None], (P, G, config.d_model)))
+        rollout = write(_start(config, P, G, R, grammar), jnp.broadcast_to(cache.last[:, None], (P, G, config.d_model)))
         rollout = jax.lax.while_loop(lambda rollout: (rollout.r < R) & ~jnp.all(rollout.done), read_then_write, rollout)
     return rollout.generation
 
@@ -109,8 +106,7 @@ def draw(logits_V: Array, legal_V: Array, key: Array, *, sampling: SamplingConfi
 def score(
     config: ModelConfig,
     params: PyTree,
-    prompt_PL: Array,
-    length_P: Array,
+    cache: transformer.Cache,
     response: Generation,
     *,
     grammar: Grammar | None,
@@ -120,13 +116,14 @@ def score(
     """Scores responses token by token under `params`: the training pass, and the reference model's.
 
     Args:
+      cache: the prompts, read under the same `params`.
       response: its tokens, length and state are read; its log_prob and value are not.
       temperature, num_tokens: as given to `generate`; the grammar counts the tokens that remain.
 
     Returns:
       `Scores` of every token up to and including the end token.
     """
-    hidden_PGRD = transformer.response_hidden(config, params, prompt_PL, length_P, response.tokens)
+    hidden_PGRD = transformer.continue_hidden(config, params, cache, response.tokens)
     R = response.tokens.shape[2]
     remaining_PGR = jnp.broadcast_to(num_tokens - jnp.arange(R)[None, None], response.tokens.shape)
     of_tokens = partial(_score_tokens, config, params, grammar, temperature)
