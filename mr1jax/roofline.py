@@ -221,10 +221,12 @@ def collectives(hlo: str, loop_length: int) -> dict[str, tuple[int, int]]:
             if kind == "all-reduce" and "all-reduce-scatter" in name:  # how a TPU's compiler writes it, fused with the slicing
                 kind = "reduce-scatter"
             if kind is not None:
-                # One that runs behind a product is written in every fusion that moves it on, each time with the same channel.
+                # One that runs behind products is written in every fusion that moves it on, each time with the same channel; such a
+                # fusion can stand in a loop beside which the collective as a whole runs once.
                 channel = _CHANNEL.search(instruction.rest)
                 key = channel[0] if channel else f"{name}/{instruction.name}"
-                found[key] = max(found.get(key, (kind, 0, 0)), (kind, runs[name], _moved(instruction, types)), key=lambda each: each[1:])
+                _, count, size = found.get(key, (kind, runs[name], 0))
+                found[key] = kind, min(count, runs[name]), max(size, _moved(instruction, types))
     totals: dict[str, tuple[int, int]] = {}
     for kind, count, size in found.values():
         so_far = totals.get(kind, (0, 0))

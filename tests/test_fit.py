@@ -173,7 +173,13 @@ HLO = """HloModule jit_step
   %p = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) parameter(0)
   %w = bf16[4,8]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%p), index=1
   %all-gather.1 = bf16[16,8]{1,0:T(8,128)(2,1)} all-gather(%w), channel_id=1, dimensions={0}
+  %fusion.5 = bf16[16,8]{1,0} fusion(%p), kind=kCustom, calls=%async_collective_fusion.5
   ROOT %t = (s32[], bf16[4,8]) tuple(%p)
+}
+
+%async_collective_fusion.5 (w: bf16[4,8]) -> bf16[16,8] {
+  %w = bf16[4,8]{1,0} parameter(0)
+  ROOT %all-gather.5 = bf16[16,8]{1,0:T(8,128)(2,1)} all-gather(%w), channel_id=9, dimensions={0}
 }
 
 %cond.1 (p: (s32[], bf16[4,8])) -> pred[] {
@@ -211,7 +217,7 @@ ENTRY %main (a: f32[16]) -> f32[4] {
 
 
 def test_collectives_count_as_often_as_they_run():
-    """Oracle: by hand: 28 gathers of 16 x 8 bfloat16 in the loop, one in two fusions, one of 64 float32; a reduce-scatter of 16 float32."""
+    """Oracle: by hand: 28 gathers of 16 x 8 bfloat16 in a loop, one in three fusions, one of 64 float32; a reduce-scatter of 16 float32."""
     assert collectives(HLO, loop_length=7) == {"all-gather": (30, 28 * 256 + 256 + 256), "reduce-scatter": (1, 64)}
     unknown = HLO.replace("constant(28)", "parameter(1)")
     assert collectives(unknown, loop_length=7)["all-gather"] == (9, 9 * 256)

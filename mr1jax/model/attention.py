@@ -19,10 +19,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from mr1jax.model import kernels
+from mr1jax.model.kernels import KEPT
 from mr1jax.structs import Array
-
-KEPT = "attention"
-"""What a layer that is recomputed in the backward pass should keep nevertheless: attention is its dearest part, and small to store."""
 
 MASKED = -1e30  # finite, so that no difference of two is NaN
 _UNSEEN = MASKED / 2  # where a running maximum starts: exp(MASKED - _UNSEEN) = 0, so a query that sees nothing gathers nothing

@@ -11,6 +11,9 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from mr1jax.sharding import on_shards
 from mr1jax.structs import Array
 
+KEPT = "attention"
+"""What a layer that is recomputed in the backward pass should keep nevertheless: attention is its dearest part, and small to store."""
+
 _LANES = 128  # a TPU's vector registers are so wide: every block is a multiple
 _MAX_BLOCK = 512
 
@@ -83,6 +86,7 @@ def _splash_prompt(
         block_sizes=_block_sizes(row_block, key_block),
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name=KEPT,
         interpret=interpret,
     )
     index_Y = jnp.arange(mask.keys)

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from mr1jax.config import ModelConfig, replace
-from mr1jax.model.attention import KEPT, Keys, attend
+from mr1jax.model.attention import Keys, attend
+from mr1jax.model.kernels import KEPT
 from mr1jax.model.lora import adapter_axes, contracted_axes, factor_names
 from mr1jax.model.rotary import frequencies, rotate
 from mr1jax.sharding import constrain_batch
@@ -110,7 +111,7 @@ class _Layer(nn.Module):
     def _mix_end(self, stream: tuple[Array, Array, Array], parts: tuple[Keys, ...], last_P: Array) -> Array:
         """Does so for the last token of each prompt alone: nothing reads what the last layer would make of the others."""
         index_P111 = last_P[:, None, None, None]
-        end = jax.tree.map(lambda x_PGXD: jnp.take_along_axis(x_PGXD, index_P111, axis=2), stream)
+        end = constrain_batch(jax.tree.map(lambda x_PGXD: jnp.take_along_axis(x_PGXD, index_P111, axis=2), stream))
         keys = parts[0]._replace(seen=last_P[:, None] + 1)
         hidden_PGXD = stream[0]
         is_end_X = jnp.arange(hidden_PGXD.shape[2])[None, None, :, None] == index_P111
