@@ -26,6 +26,10 @@ from mr1jax.train import train
 LORA = replace(CONFIG, lora=LoraConfig(rank=2, alpha=3.0), loss=LossConfig(kl_coef=0.5))
 HALF = replace(LORA, model=replace(LORA.model, dtype="bfloat16"), lora=replace(LORA.lora, base_dtype="bfloat16"))
 
+# Sampler and trainer add the same numbers in another order. Where that tips the rounding of a state to bfloat16, it moves by a unit of its
+# last place, 2**-8: in 3 of 36 steps from other parameters, by up to 0.008 of a ratio.
+GAP = {"float32": 1e-5, "bfloat16": 2**-5}
+
 
 def noisy(adapter, seed=0):
     """The adapter with nothing left at zero."""
@@ -155,7 +159,7 @@ def test_only_the_adapter_of_the_trained_agent_changes(config):
     start, (_, step) = start_params(config), program(config)
     assert step._cache_size() == 1
     assert all(np.isfinite(value) for record in records for value in record.values())
-    assert all(record["ratio_gap"] < 1e-5 for record in records)
+    assert all(record["ratio_gap"] < GAP[config.model.dtype] for record in records)
     assert records[0]["grad_norm"] > 1e-3
     assert state.params.keys() == {"manager", "answerer"}
     other = "manager" if config.agent == "answerer" else "answerer"
