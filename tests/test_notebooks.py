@@ -74,7 +74,9 @@ def test_demo_notebook_runs(in_a_checkout, monkeypatch):
     monkeypatch.setattr(
         demo, "_train_agent", lambda start, params, config, folder: train_agent(start, params, replace(config, **short), folder)
     )
-    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    ipython = types.ModuleType("IPython")
+    ipython.version_info, ipython.get_ipython = (9, 0), lambda: None  # matplotlib asks whether it is inside one
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
     display = types.ModuleType("IPython.display")
     display.Image = lambda path: Path(path).read_bytes()
     monkeypatch.setitem(sys.modules, "IPython.display", display)
