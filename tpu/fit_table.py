@@ -1,8 +1,9 @@
 """Fills tpu/fit.md: which backbones fit which TPUs, by compiling a step for each. Minutes a cell; goes on where it was stopped.
 
-    .venv/bin/python -m tpu.fit_table [--again]
+    .venv/bin/python -m tpu.fit_table [--again] ["qwen2.5-7b LoRA v5e-16 256" ...]
 
-What is known lies in tpu/fit.json, one record a cell as `mr1jax fit --json` writes it. A cell that nobody has compiled is empty.
+Without a cell named, all of them. What is known lies in tpu/fit.json, one record a cell as `mr1jax fit --json` writes it. A cell that
+nobody has compiled is empty.
 """
 
 import json
@@ -110,10 +111,16 @@ def _entry(record: dict[str, Any] | None) -> str:
 
 
 def main() -> None:
-    """Compiles every cell that has no record, and writes records and table after each."""
-    records = json.loads(RECORDS.read_text()) if RECORDS.is_file() and "--again" not in sys.argv else {}
-    for cell in cells():
-        if cell.name not in records:
+    """Compiles every cell, or those named, that has no record, and writes records and table after each."""
+    arguments = sys.argv[1:]
+    named = [name for name in arguments if name != "--again"]
+    chosen = [cell for cell in cells() if cell.name in named or not named]
+    if unknown := set(named) - {cell.name for cell in chosen}:
+        print(f"there is no cell {min(unknown)!r}; one is called {cells()[0].name!r}", file=sys.stderr)
+        sys.exit(2)
+    records = json.loads(RECORDS.read_text()) if RECORDS.is_file() else {}
+    for cell in chosen:
+        if cell.name not in records or "--again" in arguments:
             print(cell.name, flush=True)
             records[cell.name] = compile_cell(cell)
             RECORDS.write_text(json.dumps(records, indent=1) + "\n")
