@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import logging
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,39 @@ def verify(directory: str | Path, step: int) -> list[str]:
     missing = [name for name in manifest if not (folder / name).is_file()]
     changed = [name for name, digest in manifest.items() if name not in missing and _sha256(folder / name) != digest]
     return [f"{name} is missing" for name in missing] + [f"{name} was changed" for name in changed]
+
+
+def report_checkpoints(directory: Path, *, read_files: bool) -> bool:
+    """Prints a line for each step that is saved: its size, with what it was saved, and whether it is sound.
+
+    read_files: compare every file with its manifest, and say how fast they were read; else only whether the save was finished. Returns
+    whether all are sound. Raises `ValueError` where nothing is saved.
+    """
+    steps = saved_steps(directory)
+    require(bool(steps), f"{directory} holds no checkpoint; name the folder of a run, such as runs/grpo_answer")
+    sound, started, num_bytes = True, time.monotonic(), 0
+    for step in steps:
+        folder = _folder(directory, step)
+        size = sum((folder / name).stat().st_size for name in _files(folder))
+        if read_files:
+            problems = verify(directory, step)
+        else:
+            problems = [] if (folder / MANIFEST).is_file() else [f"{MANIFEST} is missing, so the save did not finish"]
+        sound, num_bytes = sound and not problems, num_bytes + size
+        state = "; ".join(problems) or ("sound" if read_files else "finished")
+        print(f"step {step:>8}  {size / 1e6:10.2f} MB  {_versions(folder):30}  {state}")
+    if read_files:
+        print(f"read {num_bytes / 1e6:.2f} MB at {num_bytes / 1e6 / (time.monotonic() - started):.0f} MB/s")
+    return sound
+
+
+def _versions(folder: Path) -> str:
+    """Names what wrote a step, as far as its record can be read."""
+    try:
+        versions = json.loads((folder / RECORD).read_text())["extra"]["versions"]
+        return f"jax {versions['jax']}, orbax {versions['orbax-checkpoint']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def describe_run(config: Any) -> dict[str, Any]:

@@ -142,6 +142,21 @@ def info(
         print(f"{name:40} {value}")
 
 
+def checkpoints(
+    action: Annotated[Literal["list", "verify"], tyro.conf.Positional],
+    run: Annotated[Path, tyro.conf.Positional],
+) -> None:
+    """Lists the checkpoints of a run, or reads every file of them and compares it with its sha256; exit status 1 where one is damaged.
+
+    Args:
+      action: list says whether a save was finished, verify whether its files are those that were saved.
+      run: folder of the run, such as runs/grpo_answer.
+    """
+    from mr1jax.checkpoint import report_checkpoints
+
+    sys.exit(not report_checkpoints(run / "checkpoints", read_files=action == "verify"))
+
+
 def train(arguments: Sequence[str]) -> Callable[[], None]:
     """Trains an experiment: its file gives the configuration, the other arguments change fields of it.
 
@@ -201,6 +216,7 @@ def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {
+    "checkpoints": checkpoints,
     "demo": demo,
     "data": data,
     "eval": evaluate,

@@ -150,6 +150,27 @@ def test_a_sound_step_is_never_written_over(copied):
     assert [(path.stat().st_mtime_ns, path.read_bytes()) for path in files_of(copied, 20)] == before
 
 
+@pytest.mark.parametrize("damage", [None, flip_bit, truncate, delete], ids=["none", "flipped", "truncated", "deleted"])
+def test_a_report_reads_every_file(copied, damage, capsys):
+    """Oracle: the sizes of the files, and which of them was damaged; a list reads none of them and still knows an unfinished save."""
+    sizes = [sum(path.stat().st_size for path in files_of(copied, step)) for step in (10, 20)]
+    (spoilt,) = [path for path in files_of(copied, 10) if path.name == "record.json"]
+    if damage is not None:
+        damage(spoilt)
+    assert checkpoint.report_checkpoints(copied, read_files=True) == (damage is None)
+    *steps, speed = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in steps] == ["10", "20"]
+    assert [line.endswith("  sound") for line in steps] == [damage is None, True]
+    assert ("record.json" in steps[0]) == (damage is not None)
+    assert f"{sizes[1] / 1e6:.2f} MB" in steps[1]
+    assert speed.startswith("read ")
+    assert speed.endswith(" MB/s")
+    assert checkpoint.report_checkpoints(copied, read_files=False)
+    (copied / "step_00000020" / "manifest.json").unlink()
+    assert not checkpoint.report_checkpoints(copied, read_files=False)
+    assert "did not finish" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_keeps_the_newest(tmp_path):
     """Oracle: a list. Of 1, 2, 3 the last two are kept; a later damaged step neither counts nor pushes out the one just saved."""
     leaf = {"x": jnp.ones(2)}

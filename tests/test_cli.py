@@ -46,6 +46,8 @@ BAD = {
     "no topology": (["fit", "grpo_answer"], r"Missing from mr1jax fit grpo_answer: --topology .*"),
     "steps to trace": (["train", "grpo_answer", "--profile", "10-13"], "--profile is '10-13'; give steps as first:end, such as 10:13 .*"),
     "no step to trace": (["train", "grpo_answer", "--profile", "3:3"], "--profile is '3:3', which holds no step; they count from 1"),
+    "no run": (["checkpoints", "list", "runs/gone"], r"runs/gone/checkpoints holds no checkpoint; name the folder of a run, .*"),
+    "no such action": (["checkpoints", "delete", "runs/gone"], r".*'delete'.*"),
     "no command": (["trian"], r".*trian.*"),
     "no data set": (["eval", "grpo_answer", "--data", "squad"], r".*'squad'.*"),
     "devices": (["train", "grpo_answer", "--mesh.data", "12"], r"MeshConfig asks for 12 devices .*, but there are 8; lower .*"),
