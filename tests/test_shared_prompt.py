@@ -162,3 +162,14 @@ def test_logits_are_never_held_at_once(monkeypatch):
     np.testing.assert_allclose(chunked, whole, rtol=1e-5)
     jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max()), of_chunks, gradient)
     assert in_chunks < 4 * 2 * 4 * 64 * 3000 < in_one_piece
+
+
+def test_attention_is_not_computed_again_in_the_backward_pass():
+    """Oracle: the exponentials in the gradient's program: recomputed layers add those of three MLPs' sigmoids, of prompts, of their last
+    tokens and of responses, and none of a softmax."""
+
+    def exponentials(remat):
+        loss = functools.partial(shared_loss, replace(CONFIG, remat=remat), LoraConfig())
+        return jax.jit(jax.grad(loss)).lower(start(LoraConfig())[1]).as_text().count("stablehlo.exponential ")
+
+    assert exponentials(True) == exponentials(False) + 3
