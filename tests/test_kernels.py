@@ -51,7 +51,7 @@ def test_cudnn_is_asked_for_what_the_loops_do(monkeypatch):
 @pytest.mark.parametrize("num_kv_heads", [4, 1], ids=["heads divided", "heads whole"])
 def test_training_translates_for_a_tpu(num_kv_heads, dtype):
     """Oracle: what Mosaic, the compiler of kernels, takes, for a mesh of eight chips that are not here: the kernel of the prompts and that
-    of the responses, forwards, again for the backward pass, and two backwards each."""
+    of the responses, one forwards and two backwards each: layers are computed again in the backward pass, and their attention is kept."""
     config = ModelConfig(64, 64, 2, 4, num_kv_heads, 128, 64, dtype=dtype)
     device = make_mesh(MeshConfig()).abstract_mesh.abstract_device
     chip = type(device)(device_kind="TPU v5", num_cores=1, platform="tpu")
@@ -64,4 +64,4 @@ def test_training_translates_for_a_tpu(num_kv_heads, dtype):
     tokens = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((4, 256), (4,), (4, 3, 130))]
     with jax.sharding.use_abstract_mesh(mesh):
         text = jax.jit(jax.grad(loss)).trace(params, *tokens).lower(lowering_platforms=("tpu",)).as_text()
-    assert text.count("tpu_custom_call") == 8
+    assert text.count("tpu_custom_call") == 6
