@@ -99,8 +99,8 @@ class _Layer(nn.Module):
             hidden_PGXD = nn.cond(is_last, _Layer._mix_end, _Layer._mix, self, stream, (Keys(*new),), frame.last_P)
         return constrain_batch(hidden_PGXD), new
 
-    def _mix(self, stream: tuple[Array, Array, Array], parts: tuple[Keys, ...], _: Array | None = None) -> Array:
-        """Adds to every token what it reads from the keys, and then its MLP's."""
+    def _mix(self, stream: tuple[Array, Array, Array], parts: tuple[Keys, ...], _last_P: Array | None = None) -> Array:
+        """Adds to every token what it reads from the keys, and then its MLP's. _last_P: unread, as `cond` gives both branches the same."""
         hidden_PGXD, x_PGXD, angle_PGXC = stream
         config = self.config
         mixed_PGXHC = attend(self._rotated("query", config.num_heads, x_PGXD, angle_PGXC), *parts)
