@@ -22,7 +22,7 @@ PYTHON-tunix = $(PYTHON312)
 PARITY := $(filter-out small_models small_encoders make_golden,$(basename $(notdir $(wildcard parity/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train train-tpu fit eval data warm-start bench bench-peers test test-all parity encoder check notebooks lint format typecheck clean
+.PHONY: help setup demo train train-tpu fit eval data warm-start bench bench-peers test test-all parity encoder check reliability notebooks lint format typecheck clean
 
 ifneq ($(filter train train-tpu fit eval,$(MAKECMDGOALS)),)
 ifeq ($(EXP),)
@@ -83,6 +83,9 @@ test-all: $(READY) .libtpu/.ready ## run all tests
 
 parity: .venv-parity/.ready ## compare logits, exports and encoders with transformers and peft, in .venv-parity on Python 3.11
 	@for check in $(PARITY); do echo "parity/$$check.py"; PYTHONPATH=.:tests .venv-parity/bin/python -m parity.$$check || exit 1; done
+
+reliability: $(READY) ## the long tests of trust: kills, damage, meshes, bad numbers, bad input; at most half an hour
+	@PYTHONPATH=.:tests $(BIN)/python -m reliability $(ARGS)
 
 notebooks: $(READY) ## execute the notebooks of tpu/ on the CPU, with few steps and a small random model
 	@$(BIN)/python -m pytest -m slow tests/test_notebooks.py $(ARGS)
