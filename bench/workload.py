@@ -21,7 +21,7 @@ from mr1jax.config import AgentConfig, Config, LossConfig, MeshConfig, ModelConf
 from mr1jax.model.transformer import init_params, prefill
 from mr1jax.rl.sampling import generate
 from mr1jax.sharding import make_mesh, replicated
-from mr1jax.step import init_state, make_loss_batch, run_update_once
+from mr1jax.step import init_state, make_loss_batch, next_state, run_update_once
 from mr1jax.structs import Array, TrainState, Trajectory
 
 ROUNDS = 5
@@ -90,9 +90,8 @@ def train_step(state: TrainState, prompt_PL: Array, length_P: Array, *, config: 
     trajectory = Trajectory(prompt=prompt_PL, prompt_length=length_P, generation=generation, reward=reward_PG)
     language = Language(table=None, manager=None, answerer=None, phrases=None, eos_id=vocab_size)
     batch = make_loss_batch(trajectory, state.reference, language, config)
-    trained, opt_state, metrics = run_update_once(state, cache, pull_back, trajectory, batch, language, config)
-    state = replace(state, params={config.agent: trained}, opt_state=opt_state, step=state.step + 1)
-    return state, {"ratio_gap": metrics["ratio_gap"][0], "kl": metrics["kl"][0], "length": generation.length}
+    learnt, metrics = run_update_once(state, cache, pull_back, trajectory, batch, language, config)
+    return next_state(state, learnt, config), {"ratio_gap": metrics["ratio_gap"][0], "kl": metrics["kl"][0], "length": generation.length}
 
 
 class Program:

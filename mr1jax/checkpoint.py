@@ -4,68 +4,117 @@
                             record.json    {"extra": what the caller adds, "leaves": shape and dtype of every leaf}
                             manifest.json  {file: sha256 of it}, written last: a step without it was never finished
 
-Where a run has several processes, Orbax writes the part of each, and the first of them does the rest; all must see the directory.
-Orbax restores a flipped bit without a word, so nothing is read before all files match the manifest; a step that does not match is passed
-over, with a warning, for the newest one before it that does.
+A save goes on beside the run. Where a run has several processes, Orbax writes the part of each, and the first of them does the rest; all
+must see the directory. Orbax restores a flipped bit without a word, so nothing is read before all files match the manifest; a step that
+does not match is passed over, with a warning, for the newest one before it that does.
 """
 
-import dataclasses
-import hashlib
-import importlib.metadata
 import json
 import logging
+import math
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
 from mr1jax.config import require
+from mr1jax.manifest import MANIFEST, files_of, is_finished, verify_folder, write_manifest
 from mr1jax.processes import from_first, is_first, wait_for_all
 from mr1jax.structs import PyTree
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 RECORD = "record.json"
-RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-NO_STEP = 0  # no step of a run: its first is 1
-MAY_CHANGE = ("steps", "mesh")  # a run may be prolonged, and moved to other devices; anything else makes it another run
+VALIDATION = "validation"  # what an extra calls the score that the best step is chosen by
+NO_STEP = -1
 
 
-def save(directory: str | Path, step: int, state: PyTree, extra: dict[str, Any], max_to_keep: int = 3) -> Path:
-    """Writes a step, waits until it is on disk, then removes all but the newest max_to_keep steps up to this one.
+class Saver:
+    """Saves the steps of one run while it goes on. Leaving its block waits for the step that is being written.
 
-    state: a tree of arrays, typed PRNG keys included; extra: anything JSON holds. Steps later than this one stay: they are those that a
-    restore passed over as damaged, and are written anew when the run reaches them. Returns the folder of the step.
-    Raises `ValueError` if the step is already there and sound, or max_to_keep is below 1.
+    max_to_keep: of the newest steps; the one with the best validation score is kept beside them. Raises `ValueError` if it is below 1.
     """
-    require(max_to_keep >= 1, f"max_to_keep is {max_to_keep}; keep 1 checkpoint or more")
-    folder = _folder(directory, step)
-    if folder.exists():
-        require(bool(verify(directory, step)), f"step {step} is already saved in {directory}; give another directory to start another run")
-    wait_for_all("all have looked at what is there")
-    if is_first():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    wait_for_all("the folder is there")
-    with ocp.StandardCheckpointer() as checkpointer:  # leaving the block waits for the commit
-        checkpointer.save(folder / "state", state)
-    if is_first():
-        _write_json(folder / RECORD, {"extra": extra, "leaves": _describe_leaves(state)})
-        _write_json(folder / MANIFEST, {name: _sha256(folder / name) for name in _files(folder)})
-        for old in [kept for kept in saved_steps(directory) if kept <= step][:-max_to_keep]:
-            shutil.rmtree(_folder(directory, old))
-    wait_for_all("the step is complete")
-    return folder
+
+    def __init__(self, directory: str | Path, max_to_keep: int = 3):
+        require(max_to_keep >= 1, f"max_to_keep is {max_to_keep}; keep 1 checkpoint or more")
+        self._directory, self._max_to_keep = Path(directory), max_to_keep
+        self._checkpointer = ocp.StandardCheckpointer()
+        self._finisher: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, *raised) -> None:
+        try:
+            self.wait()
+        finally:
+            self._checkpointer.close()
+
+    def save(self, step: int, state: PyTree, extra: dict[str, Any]) -> None:
+        """Copies the state to the host and begins to write it; only then, and first of all, waits for the step before it.
+
+        state: a tree of arrays, typed PRNG keys included, which may be donated at once; extra: anything JSON holds, a score to choose the
+        best step by under `VALIDATION`. Once it is written, all but the newest and the best step up to this one are removed. Later ones
+        stay: they are those that a restore passed over as damaged, and are written anew when the run reaches them. Raises `ValueError` if
+        the step is already there and sound, or the one before it could not be written.
+        """
+        self.wait()
+        folder = _folder(self._directory, step)
+        if folder.exists():
+            remedy = "give another directory to start another run"
+            require(bool(verify_folder(folder)), f"step {step} is already saved in {self._directory}; {remedy}")
+        wait_for_all("all have looked at what is there")
+        if is_first():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        wait_for_all("the folder is there")
+        self._checkpointer.save(folder / "state", state)
+        if is_first():
+            record = {"extra": extra, "leaves": _describe_leaves(state)}
+            self._finisher = threading.Thread(target=self._finish, args=(step, record), name=f"save of step {step}")
+            self._finisher.start()
+
+    def wait(self) -> None:
+        """Returns when the step that is being written is complete. Raises `ValueError` where it could not be written."""
+        if self._finisher is not None:
+            self._finisher.join()
+            self._finisher = None
+        if self._failure is None:
+            self._checkpointer.wait_until_finished()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise ValueError(f"a step could not be saved in {self._directory} ({failure}); make room there and start again") from failure
+        wait_for_all("the step is complete")
+
+    def _finish(self, step: int, record: dict[str, Any]) -> None:
+        """Does, beside the run, what comes after the arrays."""
+        folder = _folder(self._directory, step)
+        try:
+            self._checkpointer.wait_until_finished()  # all processes have written theirs
+            (folder / RECORD).write_text(json.dumps(record, indent=1))
+            write_manifest(folder)
+            for old in self._outdated(step):
+                (_folder(self._directory, old) / MANIFEST).unlink(missing_ok=True)  # half removed it must not look like a step
+                shutil.rmtree(_folder(self._directory, old))
+        except BaseException as failure:  # noqa: BLE001  for the thread that waits
+            self._failure = failure
+
+    def _outdated(self, step: int) -> list[int]:
+        steps = [kept for kept in saved_steps(self._directory) if kept <= step]
+        best = best_step(self._directory)
+        return [old for old in steps[: -self._max_to_keep] if old != best]
 
 
-def restore(directory: str | Path, like_state: PyTree, shardings: PyTree | None = None) -> tuple[PyTree, dict[str, Any], int]:
-    """Reads the newest step that verifies.
+def restore(
+    directory: str | Path, like_state: PyTree, shardings: PyTree | None = None, step: int | None = None
+) -> tuple[PyTree, dict[str, Any], int]:
+    """Reads the newest step that verifies, or the one that is named.
 
     like_state: a tree of arrays or `jax.ShapeDtypeStruct` of the shapes and dtypes to come back; shardings: the same tree with a sharding
     at each leaf, which need not be the one saved from; by default each leaf goes where that of like_state is, or to the first device.
@@ -73,9 +122,13 @@ def restore(directory: str | Path, like_state: PyTree, shardings: PyTree | None 
     """
     steps = saved_steps(directory)
     require(bool(steps), f"{directory} holds no checkpoint; train first, or give the directory of an earlier run")
-    step = from_first((latest_verified_step(directory) or NO_STEP) if is_first() else NO_STEP)
-    if step == NO_STEP:
-        raise ValueError(f"every checkpoint in {directory} is damaged (steps {steps}); train again in another directory")
+    if step is None:
+        step = from_first(_or_none(latest_verified_step(directory)) if is_first() else NO_STEP)
+        if step == NO_STEP:
+            raise ValueError(f"every checkpoint in {directory} is damaged (steps {steps}); train again in another directory")
+    else:
+        problems = verify_folder(_folder(directory, step))
+        require(not problems, f"step {step} in {directory} is damaged: {'; '.join(problems)}")
     folder = _folder(directory, step)
     record = json.loads((folder / RECORD).read_text())
     _require_same_leaves(record["leaves"], _describe_leaves(like_state), folder)
@@ -92,6 +145,11 @@ def saved_steps(directory: str | Path) -> list[int]:
     return sorted(int(folder.name.removeprefix("step_")) for folder in Path(directory).glob("step_" + "[0-9]" * 8))
 
 
+def finished_steps(directory: str | Path) -> list[int]:
+    """Lists the steps whose save came to its end, oldest first, sound or not since."""
+    return [step for step in saved_steps(directory) if is_finished(_folder(directory, step))]
+
+
 def latest_verified_step(directory: str | Path) -> int | None:
     """Finds the newest step whose files all match its manifest, and warns of each it passes over; None if there is none."""
     for step in reversed(saved_steps(directory)):
@@ -102,18 +160,16 @@ def latest_verified_step(directory: str | Path) -> int | None:
     return None
 
 
+def best_step(directory: str | Path) -> int | None:
+    """Finds the finished step with the highest validation score, of equal ones the first; None where none has a score."""
+    scores = {step: _score(_folder(directory, step)) for step in finished_steps(directory)}
+    scored = {step: score for step, score in scores.items() if not math.isnan(score)}
+    return max(scored, key=lambda step: (scored[step], -step)) if scored else None
+
+
 def verify(directory: str | Path, step: int) -> list[str]:
     """Compares every file of a step with its manifest. Returns the problems, one short clause each: an empty list means sound."""
-    folder = _folder(directory, step)
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except FileNotFoundError:
-        return [f"{MANIFEST} is missing, so the save did not finish or the file was lost"]
-    except ValueError:  # what JSON or UTF-8 cannot be
-        return [f"{MANIFEST} is not readable"]
-    missing = [name for name in manifest if not (folder / name).is_file()]
-    changed = [name for name, digest in manifest.items() if name not in missing and _sha256(folder / name) != digest]
-    return [f"{name} is missing" for name in missing] + [f"{name} was changed" for name in changed]
+    return verify_folder(_folder(directory, step))
 
 
 def report_checkpoints(directory: Path, *, read_files: bool) -> bool:
@@ -124,73 +180,46 @@ def report_checkpoints(directory: Path, *, read_files: bool) -> bool:
     """
     steps = saved_steps(directory)
     require(bool(steps), f"{directory} holds no checkpoint; name the folder of a run, such as runs/grpo_answer")
-    sound, started, num_bytes = True, time.monotonic(), 0
+    best, sound, started, num_bytes = best_step(directory), True, time.monotonic(), 0
     for step in steps:
         folder = _folder(directory, step)
-        size = sum((folder / name).stat().st_size for name in _files(folder))
+        size = sum((folder / name).stat().st_size for name in files_of(folder))
         if read_files:
-            problems = verify(directory, step)
+            problems = verify_folder(folder)
         else:
-            problems = [] if (folder / MANIFEST).is_file() else [f"{MANIFEST} is missing, so the save did not finish"]
+            problems = [] if is_finished(folder) else [f"{MANIFEST} is missing, so the save did not finish"]
         sound, num_bytes = sound and not problems, num_bytes + size
         state = "; ".join(problems) or ("sound" if read_files else "finished")
-        print(f"step {step:>8}  {size / 1e6:10.2f} MB  {_versions(folder):30}  {state}")
+        print(f"step {step:>8}  {size / 1e6:10.2f} MB  {_about(folder):60}  {'best  ' if step == best else ''}{state}")
     if read_files:
         print(f"read {num_bytes / 1e6:.2f} MB at {num_bytes / 1e6 / (time.monotonic() - started):.0f} MB/s")
     return sound
 
 
-def _versions(folder: Path) -> str:
-    """Names what wrote a step, as far as its record can be read."""
+def _score(folder: Path) -> float:
+    score = _extra(folder).get(VALIDATION)
+    return score if isinstance(score, float) else math.nan
+
+
+def _about(folder: Path) -> str:
+    """Says what a step was saved of and with, as far as its record can be read."""
+    extra = _extra(folder)
+    versions = extra.get("versions", {})
+    words = [f"jax {versions.get('jax')}, orbax {versions.get('orbax-checkpoint')}"] if versions else []
+    words += [f"config {extra['config_hash']}"] if "config_hash" in extra else []
+    return ", ".join(words + ([f"validation {extra[VALIDATION]:.3f}"] if extra.get(VALIDATION) is not None else []))
+
+
+def _extra(folder: Path) -> dict[str, Any]:
+    """Reads what the caller added to a step; nothing where the record is missing or damaged."""
     try:
-        versions = json.loads((folder / RECORD).read_text())["extra"]["versions"]
-        return f"jax {versions['jax']}, orbax {versions['orbax-checkpoint']}"
+        return dict(json.loads((folder / RECORD).read_text())["extra"])
     except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return {}
 
 
-def describe_run(config: Any) -> dict[str, Any]:
-    """Describes a run for `extra`: the fields of its configuration (a dataclass) under dotted names, and package versions."""
-    versions = {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES}
-    fields = json.loads(json.dumps(dataclasses.asdict(config)))  # as a record gives it back, where a tuple is a list
-    return {"config": _dotted(fields), "versions": versions}
-
-
-def require_same_config(extra: dict[str, Any], config: Any) -> None:
-    """Raises `ValueError` if config is not that of the run which was saved with `describe_run` in its extra, `MAY_CHANGE` aside."""
-    then, now = extra["config"], describe_run(config)["config"]
-    changed = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
-    differences = [f"{name} was {then.get(name)} and is {now.get(name)}" for name in changed if name.split(".")[0] not in MAY_CHANGE]
-    require(
-        not differences,
-        f"the checkpoint is of another configuration: {', '.join(differences)}; resume with that one, or give another directory",
-    )
-
-
-def fingerprint(tree: PyTree) -> str:
-    """Returns 16 hexadecimal digits by which weights are known again, whatever their layout and whether they are float32 or bfloat16.
-
-    They are of the name and shape of each leaf and of the sum, modulo 2**32, of the bits of its numbers in bfloat16: a sum of integers is
-    the same in any order, so that every device adds up what it holds. Against accidents, not against malice.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    sums = jax.device_get(_sum_of_bits([leaf for _, leaf in leaves]))
-    names = (f"{jax.tree_util.keystr(path)}{list(leaf.shape)}" for path, leaf in leaves)
-    text = "".join(f"{name}{int(total)}\n" for name, total in zip(names, sums, strict=True))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@jax.jit
-def _sum_of_bits(leaves: list[jax.Array]) -> list[jax.Array]:
-    bits = [jax.lax.bitcast_convert_type(leaf.astype(jnp.bfloat16), jnp.uint16) for leaf in leaves]
-    return [jnp.sum(each, dtype=jnp.uint32) for each in bits]
-
-
-def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in values.items():
-        fields |= _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return fields
+def _or_none(step: int | None) -> int:
+    return NO_STEP if step is None else step
 
 
 def _describe_leaves(state: PyTree) -> dict[str, str]:
@@ -210,16 +239,3 @@ def _require_same_leaves(saved: dict[str, str], wanted: dict[str, str], folder: 
 
 def _folder(directory: str | Path, step: int) -> Path:
     return Path(directory).resolve() / f"step_{step:08d}"  # Orbax wants absolute paths
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1))

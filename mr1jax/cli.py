@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from mr1jax.config import Config, LoraConfig, ProcessConfig, RetrievalKind, replace, require
+from mr1jax.status import FAILURE, STOPPED, USER_ERROR, Stopped
 
 Overridden = Annotated[Config, tyro.conf.arg(name="")]  # fields of a configuration as options of their own: --steps, --mesh.fsdp
 Processes = Annotated[ProcessConfig, tyro.conf.arg(name="")]
 ALONE = ProcessConfig()
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
-USER_ERROR = 2
 
 
 def load_experiment(name: str):
@@ -153,8 +153,9 @@ def checkpoints(
       run: folder of the run, such as runs/grpo_answer.
     """
     from mr1jax.checkpoint import report_checkpoints
+    from mr1jax.train import CHECKPOINTS
 
-    sys.exit(not report_checkpoints(run / "checkpoints", read_files=action == "verify"))
+    sys.exit(not report_checkpoints(run / CHECKPOINTS, read_files=action == "verify"))
 
 
 def train(arguments: Sequence[str]) -> Callable[[], None]:
@@ -253,10 +254,11 @@ def _as_sentence(box: str) -> str:
 
 
 def main() -> None:
-    """Runs the command that the arguments name."""
+    """Runs the command that the arguments name, and exits with one of the statuses of `status`."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    status = {ValueError: USER_ERROR, FileNotFoundError: USER_ERROR, FloatingPointError: FAILURE, Stopped: STOPPED}
     try:
         parse(sys.argv[1:])()
-    except (ValueError, FileNotFoundError) as error:
+    except tuple(status) as error:
         print(f"mr1jax: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        sys.exit(next(code for kind, code in status.items() if isinstance(error, kind)))

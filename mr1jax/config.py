@@ -182,9 +182,12 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     b1: float = 0.9
     b2: float = 0.99
+    spike_sigmas: float = 0.0  # skip an update whose loss or gradient norm is so many deviations above those before it; 0: none is
+    max_skipped: int = 3  # steps in a row that only skip, because something is not finite or a spike, after which a run gives up
 
     def __post_init__(self):
-        _require_positive(self, "learning_rate", "max_grad_norm")
+        _require_positive(self, "learning_rate", "max_grad_norm", "max_skipped")
+        _require_between(self, 0.0, 1e6, "spike_sigmas")
         _require_between(self, 0, 10**9, "warmup_steps", "weight_decay")
         for name in ("b1", "b2"):  # at 1 the moments of Adam never forget their zero, and its update is 0 / 0
             value = getattr(self, name)
@@ -239,6 +242,8 @@ class Config:
     data: Literal["memdial", "locomo"] = "memdial"
     conversations: int = 128  # of the training split, that tasks are drawn from
     steps: int = 60
+    save_every: int = 50  # steps; the last is saved too
+    validation_tasks: int = 0  # of the validation split, rewarded before every save: the best step saved is then the run's result
     prompts_per_step: int = 16
     group_size: int = 8
     rollout_microbatches: int = 1  # the prompts of a step are drawn from in so many parts, one after another: less memory, and slower
@@ -261,7 +266,9 @@ class Config:
     def __post_init__(self):
         require(self.agent in AGENTS, f"Config.agent is {self.agent!r}; choose 'manager' or 'answerer'")
         require(self.data in ("memdial", "locomo"), f"Config.data is {self.data!r}; choose 'memdial' or 'locomo'")
-        _require_positive(self, "conversations", "steps", "prompts_per_step", "group_size", "rollout_microbatches", "questions_per_state")
+        _require_positive(self, "conversations", "steps", "save_every", "prompts_per_step", "group_size", "rollout_microbatches")
+        _require_positive(self, "questions_per_state")
+        _require_between(self, 0, 10**9, "validation_tasks")
         _require_between(self, 0, 2**31 - 1, "seed")
         require(
             self.manager.retrieval == "lexical",

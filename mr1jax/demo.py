@@ -14,8 +14,9 @@ from mr1jax.data.memdial.world import CATEGORIES, conversations
 from mr1jax.evaluate import Row
 from mr1jax.model.weights import save_params
 from mr1jax.prepare import Start, encode, load_start, make_tasks
+from mr1jax.run_log import Record
 from mr1jax.structs import PyTree
-from mr1jax.train import Record, train
+from mr1jax.train import train
 
 NUM_TEST_CONVERSATIONS = 40  # about 700 questions
 MIN_QUESTIONS = 500

@@ -5,6 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
+from mr1jax.agents.tasks import take
+from mr1jax.checkpoint import best_step, restore
 from mr1jax.config import Config, ProcessConfig, replace, require
 from mr1jax.data.datasets import read_split
 from mr1jax.model.backbones import read_config
@@ -13,13 +18,14 @@ from mr1jax.model.hub import find_backbone
 from mr1jax.model.huggingface import load_backbone
 from mr1jax.model.lora import BASE, merge_adapter
 from mr1jax.model.weights import save_params
-from mr1jax.prepare import describe_agent, load_agent, load_start, make_tasks
+from mr1jax.prepare import Start, describe_agent, load_agent, load_start, make_tasks
 from mr1jax.processes import connect, first_alone, is_first
 from mr1jax.profiling import Trace
 from mr1jax.report import draw_curves, write_whole
 from mr1jax.sharding import make_mesh, to_host
+from mr1jax.step import Tasks
 from mr1jax.text.huggingface_tokenizer import HuggingFaceTokenizer
-from mr1jax.train import train
+from mr1jax.train import CHECKPOINTS, train
 
 RUN_CONFIG = "config.json"
 
@@ -38,17 +44,34 @@ def run_experiment(config: Config, processes: ProcessConfig, folder: Path, data_
     start = load_start(config)
     with first_alone("the data set is there"):
         records = read_split(config.data, "train", data_dir)[: config.conversations]
-    tasks = make_tasks(records, start)
-    description = f"train the {config.agent}"
-    state, log, _ = train(start.config, start.params, tasks, start.language, folder, description=description, trace=trace)
+    tasks, validation = make_tasks(records, start), _validation(start, data_dir)
     about = describe_agent(start.config, config.agent, start.params.get(BASE))
+    description = f"train the {config.agent}"
+    state, log, _ = train(
+        start.config, start.params, tasks, start.language, folder, validation=validation, description=description, trace=trace
+    )
+    if (best := best_step(folder / CHECKPOINTS)) is not None:
+        state, _, _ = restore(folder / CHECKPOINTS, state, step=best)
     trained = to_host(state.params[config.agent])
     if not is_first():
         return
     save_params(folder / f"{config.agent}.safetensors", trained, about)
     write_whole(folder / RUN_CONFIG, json.dumps(dataclasses.asdict(replace(config, backbone=start.config.backbone)), indent=2) + "\n")
     draw_curves(folder / "curves.png", {config.agent: [(int(record["step"]), record["reward"]) for record in log]})
-    print(f"trained the {config.agent} for {len(log)} steps; reward {log[0]['reward']:.3f} -> {log[-1]['reward']:.3f}; see {folder}")
+    chosen = "" if best is None else f"; its weights are of step {best}, the best on validation tasks"
+    reward = f"reward {log[0]['reward']:.3f} -> {log[-1]['reward']:.3f}"
+    print(f"trained the {config.agent} for {len(log)} steps; {reward}{chosen}; see {folder}")
+
+
+def _validation(start: Start, data_dir: Path) -> Tasks | None:
+    """Makes the tasks that tell which step is the best: so many of the validation split, drawn by the seed of the run."""
+    wanted = start.config.validation_tasks
+    if not wanted:
+        return None
+    tasks = make_tasks(read_split(start.config.data, "validation", data_dir)[: start.config.conversations], start)
+    there = len(jax.tree.leaves(tasks)[0])
+    require(wanted <= there, f"Config.validation_tasks is {wanted}, and the validation split has {there}; use at most that many")
+    return take(tasks, np.random.default_rng(start.config.seed).permutation(there)[:wanted])
 
 
 def read_run(folder: Path) -> Config:

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 
 from mr1jax.agents.prompts import Language, make_language
 from mr1jax.agents.tasks import answer_tasks, ask_at_end, manager_tasks
-from mr1jax.checkpoint import fingerprint
 from mr1jax.config import AGENTS, PROJECTIONS, Config, replace, require
 from mr1jax.data.episodes import EpisodeShape, encode_record, stack
 from mr1jax.data.records import Record
 from mr1jax.data.states import manager_states
 from mr1jax.embeddings import embed_banks, embed_questions, load_encoder
 from mr1jax.evaluate import append_only_banks
+from mr1jax.identity import fingerprint
 from mr1jax.model.backbones import read_config
 from mr1jax.model.hub import find_backbone
 from mr1jax.model.huggingface import load_backbone

@@ -6,9 +6,10 @@ every process sees, and the first of them writes it. Alone, a process is the fir
 
 import contextlib
 import os
+import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,9 +17,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mr1jax.config import ProcessConfig, require
+from mr1jax.status import USER_ERROR
 
 AUTO = "auto"
-USER_ERROR = 2  # exit status
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)  # what a cloud or a scheduler sends, and Ctrl-C
 
 
 def connect(config: ProcessConfig) -> None:
@@ -67,6 +69,33 @@ def wait_for_all(what: str) -> None:
 def from_first(number: int) -> int:
     """Returns the number that the first process has called this with."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+@contextlib.contextmanager
+def told_to_stop() -> Iterator[Callable[[int], bool]]:
+    """Yields what tells, after a step, whether the run has been told to stop: by SIGTERM or Ctrl-C, of which a second one ends it at once.
+
+    Several processes are all told at the same step, whichever of them got the SIGTERM; it must be asked after every step. Outside the
+    block, and in a thread other than the first, signals do what they did.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    told = threading.Event()
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def hear(number, frame):
+        told.set()
+        signal.signal(number, before[number])
+
+    in_first_thread = threading.current_thread() is threading.main_thread()
+    for number in _SIGNALS if in_first_thread else ():
+        signal.signal(number, hear)
+    try:
+        yield lambda step: told.is_set()
+    finally:
+        for number in _SIGNALS if in_first_thread else ():
+            signal.signal(number, before[number])
 
 
 @contextlib.contextmanager

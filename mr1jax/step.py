@@ -23,6 +23,7 @@ from mr1jax.config import Config, replace
 from mr1jax.model.lora import BASE, agent_params
 from mr1jax.model.transformer import Cache, logical_axes, prefill
 from mr1jax.rl.advantages import dead_group_share, gae, group_advantage, token_reward, whiten
+from mr1jax.rl.guard import init_guard, is_sound, remember
 from mr1jax.rl.losses import LossBatch, join_metrics, part_weights, policy_loss
 from mr1jax.rl.sampling import Scores, score
 from mr1jax.sharding import (
@@ -36,9 +37,10 @@ from mr1jax.sharding import (
     split_batch,
     state_sharding,
 )
-from mr1jax.structs import Array, PyTree, TrainState, Trajectory
+from mr1jax.structs import Array, Guard, PyTree, TrainState, Trajectory
 
 Tasks = AnswerTask | ManagerTask
+Learnt = tuple[PyTree, PyTree, Guard | None]  # what an update changes: the trained agent's parameters, its optimizer state, the guard
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -61,6 +63,7 @@ def init_state(config: Config, params: dict[str, PyTree], key: Array) -> TrainSt
         opt_state=make_optimizer(config).init(trained),
         step=jnp.int32(0),
         key=key,
+        guard=init_guard(config.optimizer.spike_sigmas),
     )
 
 
@@ -70,7 +73,8 @@ def train_step(
     """Does one step of GRPO or PPO on P tasks (leading axis of every leaf). Pure; the state's key is folded with its step.
 
     base: what the adapters in the state are laid over, None where its parameters are whole. Returns the state after and float32[] metrics.
-    `ratio_gap` is of the first update, where sampler and trainer must agree.
+    `ratio_gap` is of the first update, where sampler and trainer must agree; `skipped` is the share of updates that were not done, because
+    a number was not finite or a spike.
     """
     rollout_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.step))
     reading, pull_back = read_once(state, tasks, language, config, base) if reads_once(config) else (None, None)
@@ -80,13 +84,18 @@ def train_step(
         batch = make_loss_batch(trajectory, reference, language, config)
     with jax.named_scope("update"):
         if reading is None:
-            trained, opt_state, updates = run_updates(state, trajectory, batch, shuffle_key, language, config, base)
+            learnt, updates = run_updates(state, trajectory, batch, shuffle_key, language, config, base)
         else:
-            trained, opt_state, updates = run_update_once(state, reading.cache, pull_back, trajectory, batch, language, config, base)
+            learnt, updates = run_update_once(state, reading.cache, pull_back, trajectory, batch, language, config, base)
     metrics |= {name: value[0] if name == "ratio_gap" else jnp.mean(value) for name, value in updates.items()}
     metrics["dead_groups"] = dead_group_share(trajectory.reward)
-    params = state.params | {config.agent: trained}
-    return replace(state, params=params, opt_state=opt_state, step=state.step + 1), metrics
+    return next_state(state, learnt, config), metrics
+
+
+def next_state(state: TrainState, learnt: Learnt, config: Config) -> TrainState:
+    """Puts what was learnt in its place, a step further."""
+    trained, opt_state, guard = learnt
+    return replace(state, params=state.params | {config.agent: trained}, opt_state=opt_state, guard=guard, step=state.step + 1)
 
 
 def reads_once(config: Config) -> bool:
@@ -188,24 +197,21 @@ def run_updates(
     language: Language,
     config: Config,
     base: PyTree | None = None,
-) -> tuple[PyTree, PyTree, Metrics]:
+) -> tuple[Learnt, Metrics]:
     """Updates the trained agent on every minibatch of every epoch, in a fresh order each epoch; a group is never divided.
 
-    Returns (parameters, optimizer state, metrics with a leading axis of updates).
+    Returns what was learnt, and metrics with a leading axis of updates.
     """
     P, num_minibatches = trajectory.prompt_length.size, config.loss.num_minibatches
 
-    def update(carry, index_p):
-        params, opt_state = carry
+    def update(learnt: Learnt, index_p: Array) -> tuple[Learnt, Metrics]:
         part, part_batch = constrain_batch(jax.tree.map(lambda x: x[index_p], (trajectory, batch)))
-        gradient, metrics = loss_gradient(params, part, part_batch, language, config, base)
-        params, opt_state, metrics["grad_norm"] = _descend(params, opt_state, gradient, config)
-        return (params, opt_state), metrics
+        gradient, metrics = loss_gradient(learnt[0], part, part_batch, language, config, base)
+        return _descend(learnt, gradient, metrics, config)
 
     order = jax.vmap(lambda k: jax.random.permutation(k, P))(jax.random.split(key, config.loss.epochs))
     order = order.reshape(config.loss.epochs * num_minibatches, P // num_minibatches)
-    (params, opt_state), metrics = jax.lax.scan(update, (state.params[config.agent], state.opt_state), order)
-    return params, opt_state, metrics
+    return jax.lax.scan(update, (state.params[config.agent], state.opt_state, state.guard), order)
 
 
 def run_update_once(
@@ -217,7 +223,7 @@ def run_update_once(
     language: Language,
     config: Config,
     base: PyTree | None = None,
-) -> tuple[PyTree, PyTree, Metrics]:
+) -> tuple[Learnt, Metrics]:
     """Does the one update of a step whose prompts `read_once` has read. The chain rule goes through the cache:
 
         d loss / d params = (at a fixed cache) + (d cache / d params)^T (d loss / d cache)
@@ -233,14 +239,19 @@ def run_update_once(
     params = state.params[config.agent]
     (gradient, of_cache), metrics = jax.grad(loss, argnums=(0, 1), has_aux=True, allow_int=True)(params, cache)
     gradient = jax.tree.map(jnp.add, gradient, *pull_back(of_cache))
-    params, opt_state, metrics["grad_norm"] = _descend(params, state.opt_state, gradient, config)
-    return params, opt_state, jax.tree.map(lambda x: x[None], metrics)
+    learnt, metrics = _descend((params, state.opt_state, state.guard), gradient, metrics, config)
+    return learnt, jax.tree.map(lambda x: x[None], metrics)
 
 
-def _descend(params: PyTree, opt_state: PyTree, gradient: PyTree, config: Config) -> tuple[PyTree, PyTree, Array]:
-    """Returns parameters and optimizer state after an update, and the norm of the gradient."""
-    step, opt_state = make_optimizer(config).update(gradient, opt_state, params)
-    return optax.apply_updates(params, step), opt_state, optax.global_norm(gradient)
+def _descend(learnt: Learnt, gradient: PyTree, metrics: Metrics, config: Config) -> tuple[Learnt, Metrics]:
+    """Does an update, unless something about it is not sound: then all stays as it was, bit for bit. Adds to the metrics of the loss."""
+    params, opt_state, guard = learnt
+    loss, norm = metrics["loss"], optax.global_norm(gradient)
+    sound = is_sound(guard, loss, norm, config.optimizer.spike_sigmas)
+    change, moved = make_optimizer(config).update(gradient, opt_state, params)
+    after = (optax.apply_updates(params, change), moved, remember(guard, loss, norm))
+    learnt = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, learnt)
+    return learnt, metrics | {"grad_norm": norm, "skipped": 1.0 - sound}
 
 
 def loss_gradient(

@@ -170,6 +170,17 @@ class Trajectory:
 
 
 @struct.dataclass
+class Guard:
+    """The last updates that were done, a ring, so that one far above them is noticed.
+
+    history: float32[2, window] loss and gradient norm; count: int32[] updates done so far
+    """
+
+    history: Array
+    count: Array
+
+
+@struct.dataclass
 class TrainState:
     """All that a run is; nothing static inside, so all of it checkpoints.
 
@@ -178,6 +189,7 @@ class TrainState:
     opt_state: of the trained agent only
     step:      int32[]
     key:       the run's PRNG key; step t uses fold_in(key, t)
+    guard:     against spikes; None where the configuration asks for none
     """
 
     params: PyTree
@@ -185,3 +197,4 @@ class TrainState:
     opt_state: PyTree
     step: Array
     key: Array
+    guard: Guard | None = None

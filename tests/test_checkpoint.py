@@ -1,7 +1,6 @@
 """Checkpoints come back bit for bit, on any layout, and every kind of damage to any file is noticed before anything is read."""
 
-import dataclasses
-import json
+import errno
 import logging
 import shutil
 
@@ -12,7 +11,7 @@ import optax
 import pytest
 
 from mr1jax import checkpoint, sharding
-from mr1jax.config import Config, MeshConfig
+from mr1jax.config import MeshConfig
 from mr1jax.structs import TrainState
 
 TX = optax.adamw(1e-2)
@@ -28,6 +27,11 @@ def make_state(seed: int) -> TrainState:
     return TrainState({"answerer": params, "manager": frozen}, None, TX.init(params), jnp.int32(seed), jax.random.key(seed, impl="rbg"))
 
 
+def save(directory, step, state, extra, max_to_keep=3):
+    with checkpoint.Saver(directory, max_to_keep) as saver:
+        saver.save(step, state, extra)
+
+
 def raw(state):
     """The bytes, dtype and shape of every leaf, keys by their data: what "bit for bit" compares."""
     plain = jax.tree.map(lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x, state)
@@ -39,7 +43,7 @@ def saved(tmp_path_factory):
     """A directory with the steps 10 and 20, written once; tests that damage it take a copy."""
     directory = tmp_path_factory.mktemp("checkpoints")
     for step in (10, 20):
-        checkpoint.save(directory, step, make_state(step), EXTRA | {"step": step})
+        save(directory, step, make_state(step), EXTRA | {"step": step})
     return directory
 
 
@@ -89,7 +93,7 @@ def test_restores_onto_another_layout(tmp_path, before, after):
     """Oracle: the bytes of what was saved, and the layout that was asked for."""
     state = make_state(3)
     layouts = [sharding.state_sharding(state, LOGICAL_AXES, sharding.make_mesh(config)) for config in (before, after)]
-    checkpoint.save(tmp_path, 3, jax.device_put(state, layouts[0]), {})
+    save(tmp_path, 3, jax.device_put(state, layouts[0]), {})
     restored, _, _ = checkpoint.restore(tmp_path, jax.eval_shape(lambda: state), layouts[1])
     assert raw(restored) == raw(state)
     assert jax.tree.all(jax.tree.map(lambda x, layout: x.sharding == layout, restored, layouts[1]))
@@ -138,7 +142,7 @@ def test_an_unfinished_save_is_passed_over_and_replaced(copied):
     """Oracle: the bytes of step 10 after a kill between Orbax's commit and the manifest; then those of the step saved anew."""
     shutil.copytree(copied / "step_00000020" / "state", copied / "step_00000030" / "state")
     assert checkpoint.latest_verified_step(copied) == 20
-    checkpoint.save(copied, 30, make_state(30), {})
+    save(copied, 30, make_state(30), {})
     assert raw(checkpoint.restore(copied, make_state(0))[0]) == raw(make_state(30))
 
 
@@ -146,7 +150,7 @@ def test_a_sound_step_is_never_written_over(copied):
     """Oracle: the modification times and bytes of every file before the attempt."""
     before = [(path.stat().st_mtime_ns, path.read_bytes()) for path in files_of(copied, 20)]
     with pytest.raises(ValueError, match=r"step 20 is already saved in .*; give another directory"):
-        checkpoint.save(copied, 20, make_state(1), {})
+        save(copied, 20, make_state(1), {})
     assert [(path.stat().st_mtime_ns, path.read_bytes()) for path in files_of(copied, 20)] == before
 
 
@@ -175,11 +179,11 @@ def test_keeps_the_newest(tmp_path):
     """Oracle: a list. Of 1, 2, 3 the last two are kept; a later damaged step neither counts nor pushes out the one just saved."""
     leaf = {"x": jnp.ones(2)}
     for step in (1, 2, 3):
-        checkpoint.save(tmp_path, step, leaf, {}, max_to_keep=2)
+        save(tmp_path, step, leaf, {}, max_to_keep=2)
     assert checkpoint.saved_steps(tmp_path) == [2, 3]
     delete(tmp_path / "step_00000003" / "manifest.json")
     (tmp_path / "step_00000003").rename(tmp_path / "step_00000009")
-    checkpoint.save(tmp_path, 4, leaf, {}, max_to_keep=1)
+    save(tmp_path, 4, leaf, {}, max_to_keep=1)
     assert checkpoint.saved_steps(tmp_path) == [4, 9]
     assert checkpoint.latest_verified_step(tmp_path) == 4
 
@@ -217,29 +221,60 @@ def test_nothing_to_restore(copied, tmp_path):
 def test_keeping_none_is_refused(tmp_path):
     """Oracle: the sentence; nothing is written."""
     with pytest.raises(ValueError, match="max_to_keep is 0; keep 1"):
-        checkpoint.save(tmp_path, 1, make_state(0), {}, max_to_keep=0)
+        save(tmp_path, 1, make_state(0), {}, max_to_keep=0)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_are_known_again():
-    """Oracle: by hand. The same for numbers in float32, for what bfloat16 leaves of them, and on one device or eight; another for any
-    other number, name or shape."""
-    tree = {"a": jnp.arange(-20, 20, dtype=jnp.float32).reshape(8, 5) / 7, "b": {"c": jnp.ones(3)}}
-    known = checkpoint.fingerprint(tree)
-    assert len(known) == 16
-    assert checkpoint.fingerprint(jax.tree.map(lambda x: np.asarray(x.astype(jnp.bfloat16)), tree)) == known
-    layout = sharding.batch_sharding(sharding.make_mesh(MeshConfig(data=8)))
-    assert checkpoint.fingerprint(tree | {"a": jax.device_put(tree["a"], layout)}) == known
-    others = [tree | {"a": tree["a"].at[3, 2].add(1)}, tree | {"a": tree["a"].reshape(5, 8)}, {"a": tree["a"], "b": {"d": jnp.ones(3)}}]
-    assert len({known, *map(checkpoint.fingerprint, others)}) == 4
+def test_a_save_goes_on_while_the_state_is_donated(tmp_path):
+    """Oracle: the bytes of the state as it was at the time of each save, though the next step took its arrays over at once."""
+    kernel = jnp.arange(2_000_000, dtype=jnp.float32)
+    move = jax.jit(lambda x: x * 3 + 1, donate_argnums=0)
+    wanted = []
+    with checkpoint.Saver(tmp_path, max_to_keep=5) as saver:
+        for step in range(1, 5):
+            wanted.append(np.array(kernel))
+            saver.save(step, {"kernel": kernel}, {})
+            kernel = move(kernel)
+    for step, want in enumerate(wanted, 1):
+        state, _, _ = checkpoint.restore(tmp_path, {"kernel": jnp.zeros(2_000_000)}, step=step)
+        np.testing.assert_array_equal(state["kernel"], want)
 
 
-def test_a_run_resumes_only_as_itself():
-    """Oracle: which fields were changed. A longer run on other devices is the same run; another loss or model is not, and is named."""
-    config = Config()
-    extra = json.loads(json.dumps(checkpoint.describe_run(config)))
-    assert set(extra["versions"]) >= {"jax", "flax", "optax", "orbax-checkpoint"}
-    checkpoint.require_same_config(extra, dataclasses.replace(config, steps=999, mesh=MeshConfig(data=2)))
-    other = dataclasses.replace(config, seed=5, loss=dataclasses.replace(config.loss, clip_eps=0.3), steps=999)
-    with pytest.raises(ValueError, match=r"another configuration: loss.clip_eps was 0.2 and is 0.3, seed was 0 and is 5; resume with"):
-        checkpoint.require_same_config(extra, other)
+def test_the_best_step_is_kept_beside_the_newest(tmp_path):
+    """Oracle: the scores by hand. Of equal ones the first is best; a step without a score, or with a damaged record, has none."""
+    scores = {1: 0.0, 2: 0.5, 3: None, 4: 0.5, 5: 0.25, 6: 0.125}
+    with checkpoint.Saver(tmp_path, max_to_keep=2) as saver:
+        for step, score in scores.items():
+            saver.save(step, {"x": jnp.full(2, step)}, {checkpoint.VALIDATION: score})
+    assert checkpoint.saved_steps(tmp_path) == [2, 5, 6]
+    assert checkpoint.best_step(tmp_path) == 2
+    state, extra, step = checkpoint.restore(tmp_path, {"x": jnp.zeros(2, jnp.int32)}, step=2)
+    assert (step, extra[checkpoint.VALIDATION], state["x"].tolist()) == (2, 0.5, [2, 2])
+    truncate(tmp_path / "step_00000002/record.json")
+    assert checkpoint.best_step(tmp_path) == 5
+    with pytest.raises(ValueError, match=r"step 2 in .* is damaged: record.json was changed"):
+        checkpoint.restore(tmp_path, {"x": jnp.zeros(2, jnp.int32)}, step=2)
+
+
+def test_a_file_that_was_added_is_noticed(copied):
+    """Oracle: the planted file, beside the arrays and among them."""
+    for place in ("state/stray", "state/d/stray"):
+        path = copied / "step_00000020" / place
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+        assert checkpoint.verify(copied, 20) == [f"{place} was added"]
+        path.unlink()
+
+
+def test_a_full_disk_is_said_and_loses_nothing(copied, monkeypatch):
+    """Oracle: the sentence, and every file that was there before the save for which there was no room."""
+    before = {path: path.read_bytes() for step in (10, 20) for path in files_of(copied, step)}
+
+    def no_room(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_manifest", no_room)
+    with pytest.raises(ValueError, match=r"a step could not be saved in .*No space left on device.*make room there and start again"):
+        save(copied, 30, make_state(30), {}, max_to_keep=1)
+    assert {path: path.read_bytes() for step in (10, 20) for path in files_of(copied, step)} == before
+    assert checkpoint.latest_verified_step(copied) == 20

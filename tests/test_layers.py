@@ -11,14 +11,16 @@ FILES = sorted(path for folder in ("mr1jax", "experiments", "bench", "tpu", "rel
 
 # A room imports from floors below its own only; rooms of one floor do not know each other. The host loops may, short of a circle.
 FLOORS = (
-    ("structs", "config"),
-    ("processes",),
-    ("sharding", "checkpoint", "statistics", "profiling", "roofline"),
+    ("structs", "config", "status"),
+    ("processes", "manifest"),
+    ("sharding", "checkpoint", "identity", "statistics", "profiling", "roofline"),
     ("memory", "text", "model"),
     ("data", "rl"),
     ("agents",),
     ("step",),
-    tuple("train evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start demo".split())
+    tuple(
+        "train run_log validate evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start demo".split()
+    )
     + ("fit", "fit_report"),
     ("cli",),
     ("__main__",),

@@ -253,7 +253,7 @@ def test_a_run_that_stopped_goes_on_and_only_on_its_own_base(tmp_path):
     leaves = checkpoint.restore(tmp_path / "checkpoints", state)[0]
     assert sum(leaf.size for leaf in jax.tree.leaves(leaves.params)) == 2 * sum(leaf.size for leaf in jax.tree.leaves(params["manager"]))
     other = params | {BASE: params[BASE] | {"final_norm": params[BASE]["final_norm"] * np.float32(1.5)}}
-    with pytest.raises(ValueError, match=r"was trained on another base than this; resume with the weights it had"):
+    with pytest.raises(ValueError, match=r"of a run with base hash \w+, and this one's is \w+; resume with"):
         train(replace(LORA, steps=3), other, tasks, LANGUAGE, tmp_path)
 
 

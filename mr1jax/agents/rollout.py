@@ -203,6 +203,17 @@ def manager_rollout(
     return replace(trajectory, reward=reward_PG), shares
 
 
+def greedy_reward(params: Params, tasks: AnswerTask | ManagerTask, key: Array, language: Language, config: Config) -> Array:
+    """Rewards what the trained agent does with P tasks when it takes the likeliest token each time: float32[P]. The key draws nothing."""
+    own = agent_params(params, config.agent, config.lora)
+    if isinstance(tasks, AnswerTask):
+        trajectory, _ = answer(own, tasks, key, language, config, group_size=1, sampling=GREEDY)
+        return trajectory.reward[:, 0]
+    _, bank_P1, _ = manage(own, tasks, key, language, config, group_size=1, sampling=GREEDY)
+    reward_P1, _ = ask(agent_params(params, "answerer", config.lora), bank_P1, tasks, key, language, config)
+    return reward_P1[:, 0]
+
+
 def ask(params: PyTree, bank_PG: MemoryBank, tasks: ManagerTask, key: Array, language: Language, config: Config) -> tuple[Array, Array]:
     """Asks each of P x G banks the Q questions of its task, every different prompt once.
 

@@ -76,8 +76,8 @@ def fill_banks(rows: NewFact, table: ByteTable, config: BankConfig) -> MemoryBan
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *banks)
 
 
-def take(tasks: PyTree, index: int | slice) -> PyTree:
-    """Reads one task of many, or a slice of them."""
+def take(tasks: PyTree, index: int | slice | np.ndarray) -> PyTree:
+    """Reads one task of many, or several of them."""
     return jax.tree.map(lambda x: x[index], tasks)
 
 
