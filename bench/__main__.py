@@ -5,12 +5,13 @@ import sys
 
 import jax
 
-from bench import bank, grammar, import_memory, manager, results, retrieval, step, workload
+from bench import bank, grammar, import_memory, manager, results, retrieval, saves, step, workload
 
 ROOMS = {
     "step": step,
     "workload": workload,
     "manager": manager,
+    "saves": saves,
     "bank": bank,
     "grammar": grammar,
     "import": import_memory,

@@ -1,14 +1,31 @@
 """`make reliability`: the long versions of what `make test` holds in short ones. Writes one table and runs/reliability/report.json."""
 
+import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import conftest  # noqa: F401  eight fake devices, as the tests have them; before anything makes an array
+import jax
+
+from reliability import damage, kills, layouts, numbers, resuming, sameness
 from reliability.outcome import Outcome, run_tests, write_outcomes
 
 REPORT = Path("runs/reliability/report.json")
 
-TESTS: dict[str, Callable[[], Outcome]] = {}
+TESTS: dict[str, Callable[[], Outcome]] = {
+    "kill": partial(kills.survive_kills, points=60),
+    "stop": partial(resuming.stop_and_resume, points=5),
+    "stop_two_processes": resuming.stop_two_processes,
+    "resume": partial(resuming.resume_in_new_process, ("answerer", "manager"), ("grpo", "ppo"), resuming.MESHES),
+    "damage": partial(damage.notice_damage, points=1000),
+    "other_runs": damage.refuse_other_runs,
+    "other_mesh": layouts.restore_elsewhere,
+    "bad_numbers": partial(numbers.skip_bad_numbers, seeds=20),
+    "same_seed": partial(sameness.repeat_runs, seeds=2),
+    "other_seed": partial(sameness.draw_other_samples, seeds=20),
+}
 
 
 def main() -> None:
@@ -17,6 +34,8 @@ def main() -> None:
     if unknown:
         print(f"reliability: there is no test {unknown[0]!r}; name some of {', '.join(TESTS)}", file=sys.stderr)
         sys.exit(2)
+    jax.config.update("jax_disable_most_optimizations", True)  # programs so small spend their time in the compiler
+    logging.getLogger("mr1jax").setLevel(logging.ERROR)  # checkpoints that are passed over are what is tested
     outcomes = {}
     for name, outcome, seconds in run_tests({name: TESTS[name] for name in sys.argv[1:] or TESTS}):
         print(f"{name}: {outcome.tried} tried, {len(outcome.failures)} failures, {outcome.lost} lost, {seconds:.0f} s", flush=True)

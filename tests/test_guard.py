@@ -7,11 +7,12 @@ import pytest
 import tiny
 from tiny import CONFIG, LANGUAGE, unoptimised  # noqa: F401
 
-from mr1jax import step as steps
 from mr1jax.agents import answerer
 from mr1jax.config import LossConfig, OptimizerConfig, replace
 from mr1jax.rl.guard import WINDOW, init_guard, is_sound, remember
 from mr1jax.step import init_state, train_step
+from reliability.numbers import PLANTS, Planted, check_plant
+from reliability.outcome import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -19,41 +20,6 @@ def tasks():
     rng = np.random.default_rng(1)
     banks = [tiny.random_memories(rng) for _ in range(CONFIG.prompts_per_step)]
     return tiny.answer_tasks(banks, [(tiny.random_question(rng), "tea") for _ in banks])
-
-
-class Planted:
-    """A train step in which one number can be made not finite: which, is an argument of the one compiled program."""
-
-    def __init__(self, config, monkeypatch):
-        self.config, self._which = config, 0
-        whole_reward, whole_loss = answerer.reward, steps.policy_loss
-
-        def reward(tokens_R, length, question, language):
-            whole = whole_reward(tokens_R, length, question, language)
-            return jnp.where(self._which == PLANTS.index("reward"), jnp.nan, whole)
-
-        def policy_loss(log_prob, *arguments):
-            loss, metrics = whole_loss(log_prob, *arguments)
-            loss = jnp.where(self._which == PLANTS.index("loss"), jnp.inf, loss)
-            no_slope = jnp.where(self._which == PLANTS.index("gradient"), jnp.sum(log_prob) * 0, 1.0)
-            return loss + jnp.sqrt(no_slope) - jax.lax.stop_gradient(jnp.sqrt(no_slope)), metrics | {"loss": loss}  # sqrt has none at 0
-
-        monkeypatch.setattr(answerer, "reward", reward)
-        monkeypatch.setattr(steps, "policy_loss", policy_loss)
-        self._run = jax.jit(self._step)
-
-    def _step(self, state, tasks, which):
-        self._which = which
-        try:
-            return train_step(state, tasks, LANGUAGE, config=self.config)
-        finally:
-            self._which = 0
-
-    def __call__(self, state, tasks, plant):
-        return self._run(state, tasks, PLANTS.index(plant))
-
-
-PLANTS = ("nothing", "reward", "logits", "loss", "gradient")
 
 
 @pytest.fixture(scope="module", params=["grpo", "ppo"])
@@ -67,20 +33,9 @@ def planted(request):
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_number_that_is_not_finite_skips_the_update(planted, tasks, plant):
     """Oracle: the state before, bit for bit, save the count of steps; with nothing planted parameters move, and nothing is skipped."""
-    params = tiny.both()
-    if plant == "logits":
-        params["answerer"] |= {"final_norm": params["answerer"]["final_norm"].at[0].set(jnp.inf)}
-    state = init_state(planted.config, params, jax.random.key(0))
-    after, metrics = planted(state, tasks, plant)
-    assert int(after.step) == 1
-    if plant == "nothing":
-        assert metrics["skipped"] == 0
-        assert not np.array_equal(after.params["answerer"]["embedding"], params["answerer"]["embedding"])
-    else:
-        assert metrics["skipped"] == 1
-        tiny.assert_equal(after.replace(step=state.step), state)
-    assert np.isfinite(metrics["loss"]) == (plant in ("nothing", "gradient"))
-    assert np.isfinite(metrics["grad_norm"]) == (plant in ("nothing", "loss"))
+    outcome = Outcome()
+    check_plant(outcome, planted, tasks, plant, seed=0)
+    assert outcome.is_clean, outcome.failures
 
 
 def test_a_spike_skips_the_update_and_is_not_remembered(planted, tasks):
