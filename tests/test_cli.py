@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from mr1jax import cli
+from mr1jax.status import Stopped
 
 
 @pytest.fixture
@@ -120,3 +121,16 @@ def test_no_cluster_to_join_is_one_sentence(run, monkeypatch):
     assert status == 2
     assert said.startswith("mr1jax: --coordinator auto finds no TPU pod, Slurm or Open MPI here (coordinator_address")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError, 2), (FileNotFoundError, 2), (FloatingPointError, 1), (Stopped, 75)], ids=lambda value: str(value)
+)
+def test_how_a_command_ends_is_its_status(run, monkeypatch, error, status):
+    """Oracle: the table of `status`, which scripts go by; one sentence each."""
+
+    def end():
+        raise error("so it ended")
+
+    monkeypatch.setattr(cli, "parse", lambda arguments: end)
+    assert run("train", "grpo_answer") == (status, "mr1jax: so it ended\n")
