@@ -221,7 +221,7 @@ def test_builder_round_trip(fixture_is_published, tmp_path, samples, name, argum
 @pytest.mark.parametrize(
     ("name", "split", "sentence"),
     [
-        ("lokomo", "train", "there is no data set 'lokomo'; choose one of memdial, locomo"),
+        ("lokomo", "train", "there is no data set 'lokomo'; choose one of memdial, locomo, msc, longmemeval"),
         ("locomo/turn", "train", "locomo has no configuration 'turn'; choose one of observations, turns, turns_no_captions"),
         ("locomo", "dev", "locomo has no split 'dev'; choose one of train, validation, test"),
     ],

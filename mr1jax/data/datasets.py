@@ -1,4 +1,4 @@
-"""The two worlds by name, prepared once as array_record and read without TensorFlow."""
+"""The data sets by name, prepared once as array_record and read without TensorFlow."""
 
 import importlib
 from pathlib import Path
@@ -10,13 +10,16 @@ from mr1jax.data.records import Record, from_example
 BUILDERS = {
     "memdial": "mr1jax.data.memdial.memdial_dataset_builder",
     "locomo": "mr1jax.data.locomo.locomo_dataset_builder",
+    "msc": "mr1jax.data.msc.msc_dataset_builder",
+    "longmemeval": "mr1jax.data.longmemeval.longmemeval_dataset_builder",
 }
 
 
 def build_dataset(name: str, data_dir: str | Path) -> tfds.core.DatasetBuilder:
     """Prepares a data set in `data_dir`, unless it is there, and returns its builder.
 
-    name: "memdial" or "locomo", with a configuration if it is not the first: "locomo/turns". Raises ValueError for an unknown one.
+    name: a key of BUILDERS, with a configuration if it is not the first: "locomo/turns", "longmemeval/s". Raises ValueError for an
+    unknown one.
     """
     world, _, config = name.partition("/")
     if world not in BUILDERS:

@@ -1,6 +1,6 @@
-"""The common form of both worlds: a conversation as facts in the order they were said, and questions about them.
+"""The common form of all data sets: a conversation as facts in the order they were said, and questions about them.
 
-memdial generates records, locomo reads them from a file, TFDS stores them, `episodes` turns them into arrays.
+memdial generates records, the others read them from a file, TFDS stores them, `episodes` turns them into arrays.
 """
 
 from collections.abc import Mapping
