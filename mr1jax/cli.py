@@ -19,6 +19,8 @@ from mr1jax.status import FAILURE, STOPPED, USER_ERROR, Stopped
 Overridden = Annotated[Config, tyro.conf.arg(name="")]  # fields of a configuration as options of their own: --steps, --mesh.fsdp
 Processes = Annotated[ProcessConfig, tyro.conf.arg(name="")]
 ALONE = ProcessConfig()
+DataSet = Literal["memdial", "locomo", "msc", "longmemeval"]
+Variant = Literal["oracle", "s"]
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 
 
@@ -52,27 +54,34 @@ def demo(folder: Path = Path("runs/demo"), eval_seed: int = 0) -> None:
     run_demo(experiment.answerer(), experiment.manager(), folder, eval_seed)
 
 
-def data(name: Annotated[Literal["memdial", "locomo"], tyro.conf.Positional], data_dir: Path = Path("data")) -> None:
-    """Builds a data set. LoCoMo is read from LOCOMO_JSON=path, or downloaded."""
+def data(name: Annotated[DataSet, tyro.conf.Positional], data_dir: Path = Path("data"), variant: Variant = "oracle") -> None:
+    """Builds a data set. LoCoMo is read from LOCOMO_JSON=path, MSC from MSC_JSONL, LongMemEval from LONGMEMEVAL_JSON, or downloaded.
+
+    Args:
+      variant: of LongMemEval: oracle, where histories are the evidence alone, or s, where it lies among some 40 sessions.
+    """
     from mr1jax.data.datasets import build_dataset
 
-    builder = build_dataset(name, data_dir)
+    builder = build_dataset(f"{name}/{variant}" if name == "longmemeval" else name, data_dir)
     for split, info in builder.info.splits.items():
         print(f"{name} {split}: {info.num_examples} conversations")
 
 
 def evaluate(
     experiment: Annotated[str, tyro.conf.Positional],
-    data: Literal["memdial", "locomo"] = "memdial",
+    data: DataSet = "memdial",
     data_dir: Path = Path("data"),
     runs: Path = Path("runs"),
     facts: Literal["observations", "turns"] = "observations",
     captions: bool = True,
+    variant: Variant = "oracle",
+    judge_url: str = "",
+    judge_model: str = "",
     retrieval: RetrievalKind = "lexical",
     encoder: str = "",
     eval_seed: int = 0,
 ) -> None:
-    """Evaluates what an experiment trained, beside the warm start, on memdial's test split or on LoCoMo's 1,307 test questions.
+    """Evaluates what an experiment trained, beside the warm start, on the test questions of a data set.
 
     Where the experiment's partner has been trained too, the pair is evaluated as well.
 
@@ -80,19 +89,25 @@ def evaluate(
       experiment: a file of experiments/ that has been trained into its folder of runs.
       facts: what goes through the Manager on LoCoMo: its observation sentences, or the turns themselves.
       captions: whether a turn includes the caption of its image.
+      variant: of LongMemEval: histories of the evidence alone, or among some 40 sessions.
+      judge_url: a server of OpenAI's chat completions, such as http://localhost:8000/v1, that judges answers; OPENAI_API_KEY is its key.
+      judge_model: the judge's name there; without a url a backbone that judges here: a folder, a name or an id, as for --backbone.
       retrieval: how the Answer Agent's memories are found: by words, by meaning, or by both.
       encoder: folder of a sentence encoder, which dense and hybrid retrieval need.
       eval_seed: of the intervals.
     """
     from mr1jax.benchmark import run_benchmark
     from mr1jax.experiment import RUN_CONFIG, read_run
+    from mr1jax.judge_models import open_judge
 
     config, partner = load_config(experiment), load_experiment(experiment).PARTNER
     if (runs / experiment / RUN_CONFIG).is_file():
         config = read_run(runs / experiment)
-    source = data if data == "memdial" or facts == "observations" else ("locomo/turns" if captions else "locomo/turns_no_captions")
+    turns = "turns" if captions else "turns_no_captions"
+    source = {"longmemeval": f"longmemeval/{variant}", "locomo": "locomo" if facts == "observations" else f"locomo/{turns}"}.get(data, data)
     config = replace(config, encoder=encoder, answerer=replace(config.answerer, retrieval=retrieval))
-    run_benchmark(config, runs / experiment, runs / partner, source, data_dir, eval_seed)
+    judge = open_judge(judge_url, judge_model)
+    run_benchmark(config, runs / experiment, runs / partner, source, data_dir, eval_seed, judge)
 
 
 def warm_start(assets: Path = Path("assets")) -> None:

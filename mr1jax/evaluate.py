@@ -49,7 +49,7 @@ class Answer:
     memories: the lines it was shown, "text | date", in the order of the prompt; response: all that it wrote;
     prediction: the answer read out of the response, "" where it was never finished;
     evidence_recall: the share of the gold evidence whose text was shown word for word, None for a question without evidence;
-    scores: from 0 to 1, by name: those of METRICS, and "f1_squad", over normalised words that may repeat.
+    scores: from 0 to 1, by name: those of METRICS, "f1_squad", over normalised words that may repeat, and those of a judge.
     """
 
     conversation: int
@@ -66,8 +66,21 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What `judge` made of a row. judge: its name and the version of its prompts; means: in percent, by metric; garbage: replies that were
+    no verdict, by prompt."""
+
+    judge: str
+    means: dict[str, float]
+    garbage: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Row:
-    """One row of the table: em, f1, bleu1 in percent, and the 95 % interval of each; bank_fill and evidence_recall from 0 to 1."""
+    """One row of the table: em, f1, bleu1 in percent, and the 95 % interval of each; bank_fill and evidence_recall from 0 to 1.
+
+    judged: where a judge was asked; `ci95` has its intervals then.
+    """
 
     em: float
     f1: float
@@ -77,6 +90,7 @@ class Row:
     bank_fill: float
     evidence_recall: float | None
     answers: tuple[Answer, ...]
+    judged: Judged | None = None
 
 
 @struct.dataclass

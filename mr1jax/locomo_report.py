@@ -1,19 +1,14 @@
-"""The table of LoCoMo beside the paper's: F1 and BLEU-1 by category under both naming schemes, and a line a question for who checks.
+"""The table of LoCoMo beside the paper's: F1 and BLEU-1 by category under both naming schemes, and J where a judge was asked."""
 
-Overall figures are means over all questions, as the paper's are. Scores are in percent here, from 0 to 1 in the lines.
-"""
-
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from mr1jax.category_report import judge_section, means, write_category_report
 from mr1jax.data.locomo import paper
 from mr1jax.data.locomo.source import SHA256
 from mr1jax.evaluate import Answer, Row
-from mr1jax.report import align, row_as_json, write_whole
+from mr1jax.report import align
 from mr1jax.text.metrics import f1_locomo
 
 CATEGORIES = tuple(paper.LABELS["locomo"])
@@ -29,11 +24,14 @@ def format_locomo(rows: Mapping[str, Row]) -> str:
     answers = next(iter(rows.values())).answers
     tables = {name: by_category(row) for name, row in rows.items()}
     counts = [sum(answer.category == category for answer in answers) for category in CATEGORIES]
-    lines = [
+    heads = [
         ["category", *map(str, CATEGORIES), "all"],
         ["as LoCoMo names it", *paper.LABELS["locomo"].values(), ""],
         ["as Mem0 and the paper name it", *paper.LABELS["mem0"].values(), ""],
         ["questions", *map(str, counts), str(len(answers))],
+    ]
+    lines = [
+        *heads,
         [""] * (len(CATEGORIES) + 2),
         *(_our_line(name, table) for name, table in tables.items()),
         *(_paper_line(row) for row in paper.TABLE_1),
@@ -50,6 +48,7 @@ def format_locomo(rows: Mapping[str, Row]) -> str:
             *recalls,
             "F1 in percent as LoCoMo computes it, over stemmed words",
             *stemmed,
+            *(f"\n{paragraph}" for paragraph in judge_section(heads, rows, tables)),
         ]
     )
 
@@ -62,8 +61,8 @@ def by_category(row: Row) -> dict[str, dict[str, Any]]:
     table = {}
     for category in CATEGORIES:
         names = {scheme: labels[category] for scheme, labels in paper.LABELS.items()}
-        table[str(category)] = {**names, **_means([answer for answer in row.answers if answer.category == category])}
-    return table | {"all": _means(row.answers)}
+        table[str(category)] = {**names, **means([answer for answer in row.answers if answer.category == category], _scores)}
+    return table | {"all": means(row.answers, _scores)}
 
 
 def write_locomo_report(
@@ -84,59 +83,14 @@ def write_locomo_report(
     conversations: their ids; facts, captions: which configuration of the data set was read; retrieval: how memories were found;
     p_value: of the last row.
     """
-    answers = next(iter(rows.values())).answers
+    about = {"seed": seed, "seconds": seconds, "compilations": compilations, "p_value": p_value, "dataset_sha256": SHA256}
+    about |= {"facts": facts, "captions": captions, "retrieval": retrieval}
     tables = {name: by_category(row) for name, row in rows.items()}
-    report = {
-        "questions": len(answers),
-        "duplicates": count_duplicates(answers),
-        "seed": seed,
-        "seconds": seconds,
-        "compilations": compilations,
-        "p_value": p_value,
-        "dataset_sha256": SHA256,
-        "facts": facts,
-        "captions": captions,
-        "retrieval": retrieval,
-        "rows": {name: row_as_json(row) | {"f1_locomo": tables[name]["all"]["f1_locomo"]} for name, row in rows.items()},
-        "by_category": tables,
-    }
-    for name, row in rows.items():
-        lines = (json.dumps(answer_as_json(answer, conversations[answer.conversation]), ensure_ascii=False) for answer in row.answers)
-        write_whole(folder / f"answers_{name}.jsonl", "".join(f"{line}\n" for line in lines))
-    write_whole(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
-
-
-def answer_as_json(answer: Answer, conversation: str) -> dict[str, Any]:
-    """Returns the line of one question, with every score from 0 to 1."""
-    return {
-        "id": f"{conversation}/{answer.number}",
-        "conversation": conversation,
-        "category": answer.category,
-        "question": answer.question,
-        "gold": answer.gold,
-        "prediction": answer.prediction,
-        "response": answer.response,
-        "memories": list(answer.memories),
-        "evidence_recall": answer.evidence_recall,
-        **_scores(answer),
-    }
-
-
-def count_duplicates(answers: Sequence[Answer]) -> int:
-    """Counts the questions that repeat an earlier one of their conversation word for word, gold answer included."""
-    return len(answers) - len({(answer.conversation, answer.question, answer.gold) for answer in answers})
+    write_category_report(folder, rows, tables, conversations, _scores, about)
 
 
 def _scores(answer: Answer) -> dict[str, float]:
     return answer.scores | {"f1_locomo": f1_locomo(answer.prediction, answer.gold, answer.category)}
-
-
-def _means(answers: Sequence[Answer]) -> dict[str, Any]:
-    scores = [_scores(answer) for answer in answers]
-    names = scores[0] if scores else ()
-    recalls = [answer.evidence_recall for answer in answers if answer.evidence_recall is not None]
-    recall = {"evidence_recall": 100 * float(np.mean(recalls))} if recalls else {}
-    return {"questions": len(answers)} | {name: 100 * float(np.mean([each[name] for each in scores])) for name in names} | recall
 
 
 def _our_line(name: str, table: Mapping[str, Mapping[str, Any]]) -> list[str]:

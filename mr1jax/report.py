@@ -43,8 +43,9 @@ def align(lines: Sequence[Sequence[str]]) -> str:
 
 
 def row_as_json(row: Row) -> dict[str, Any]:
-    """Returns all of a row but its answers: em, f1 and bleu1 in percent, ci95, operations, bank_fill, evidence_recall."""
-    return {
+    """Returns all of a row but its answers: em, f1 and bleu1 in percent, ci95, operations, bank_fill, evidence_recall; what was judged."""
+    judged = {**row.judged.means, "garbage": row.judged.garbage} if row.judged else {}
+    return judged | {
         "em": row.em,
         "f1": row.f1,
         "bleu1": row.bleu1,

@@ -21,7 +21,7 @@ FLOORS = (
     tuple(
         "train run_log validate evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start demo".split()
     )
-    + ("fit", "fit_report"),
+    + ("fit", "fit_report", "judge", "judge_models", "category_report", "chat_report"),
     ("cli",),
     ("__main__",),
 )

@@ -56,7 +56,7 @@ class PublishedFile:
             ) from error
 
 
-class PublishedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class PublishedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Builds one split, test, from one file. What a data set adds: its file, how bytes become entries, and entries records."""
 
     DESCRIPTION: str

@@ -12,7 +12,7 @@ from mr1jax.data.published import PublishedBuilder, PublishedFile
 from mr1jax.data.records import Record
 
 VARIABLE = "LONGMEMEVAL_JSON"
-REPOSITORY = "xiaowu0162/longmemeval-cleaned"  # of September 2025; the paper's own figures are from the release before it
+REPOSITORY = "xiaowu0162/longmemeval-cleaned"  # of September 2025; the release before it differs, and the paper does not say which it read
 REVISION = "98d7416c24c778c2fee6e6f3006e7a073259d48f"
 
 
