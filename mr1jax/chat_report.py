@@ -59,7 +59,9 @@ def format_chat(rows: Mapping[str, Row], kinds: Kinds) -> str:
     """Lays out one table a score: F1, BLEU-1, exact match, and J by both prompts where a judge was asked."""
     tables = {name: by_kind(row, kinds) for name, row in rows.items()}
     first = next(iter(tables.values()))
-    heads = [["", *first], ["questions", *(str(entry["questions"]) for entry in first.values())]]
+    halves = [name.replace(" ", "-").rpartition("-") for name in first]  # long names on two lines
+    heads = [["", *(half[0] for half in halves)], ["", *(half[2] for half in halves)]]
+    heads.append(["questions", *(str(entry["questions"]) for entry in first.values())])
     paragraphs = []
     for metric, title in _TITLES.items():
         figures = {} if metric == "em" else kinds.figures(metric)  # of which the paper reports none

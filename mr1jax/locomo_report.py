@@ -37,6 +37,7 @@ def format_locomo(rows: Mapping[str, Row]) -> str:
         *(_paper_line(row) for row in paper.TABLE_1),
     ]
     recalls = (f"  {name}: {_or_dash(row.evidence_recall)}" for name, row in rows.items())
+    judged = {_called(row): {str(number): j for number, j in row.judge.items()} | {"all": row.overall_judge} for row in paper.TABLE_1}
     stemmed = (f"  {name}: {table['all']['f1_locomo']:.2f}" for name, table in tables.items())
     return "\n".join(
         [
@@ -48,7 +49,7 @@ def format_locomo(rows: Mapping[str, Row]) -> str:
             *recalls,
             "F1 in percent as LoCoMo computes it, over stemmed words",
             *stemmed,
-            *(f"\n{paragraph}" for paragraph in judge_section(heads, rows, tables)),
+            *(f"\n{paragraph}" for paragraph in judge_section(heads, rows, tables, judged)),
         ]
     )
 
@@ -99,7 +100,11 @@ def _our_line(name: str, table: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _paper_line(row: paper.Row) -> list[str]:
     cells = [_cell(row.f1[category], row.bleu1[category]) for category in CATEGORIES]
-    return [f"paper: {row.method}, {row.backbone}", *cells, _cell(row.overall_f1, row.overall_bleu1)]
+    return [_called(row), *cells, _cell(row.overall_f1, row.overall_bleu1)]
+
+
+def _called(row: paper.Row) -> str:
+    return f"paper: {row.method}, {row.backbone}"
 
 
 def _cell(f1: float, bleu1: float) -> str:

@@ -1,11 +1,13 @@
 """Which banks meet which reader in a comparison, and which runs the trained agents come from."""
 
+import chat_data
 import jax
 import numpy as np
 import pytest
 
 from mr1jax import benchmark, evaluate, report
 from mr1jax.config import Config, replace
+from mr1jax.data.longmemeval.reader import to_record
 from mr1jax.model.weights import save_params
 from mr1jax.prepare import load_start
 
@@ -82,3 +84,16 @@ def test_a_run_that_trained_nothing_is_one_sentence(tmp_path):
     """Oracle: the sentence."""
     with pytest.raises(ValueError, match=r"^there is no trained answerer at .*; run: make train EXP=grpo_answer$"):
         benchmark.run_benchmark(Config(), tmp_path / "grpo_answer", tmp_path / "grpo_manager", "memdial", tmp_path, 0)
+
+
+def test_chats_get_a_slot_a_fact_and_room_for_their_questions(start):
+    """Oracle: counts of the hand-made file; the tiny model's prompt grows by the longest question, a backbone's is the run's."""
+    records = [to_record(entry) for entry in chat_data.ORACLE]
+    base = benchmark.for_locomo(Config())
+    tiny = benchmark.for_chats(base, records, start.tokenizer)
+    longest = max(len(start.tokenizer.encode(record.questions[0].question)) for record in records)
+    assert tiny.bank == replace(base.bank, num_slots=3)
+    assert tiny.answerer == replace(base.answerer, prompt_length=112 + longest)
+    assert tiny.manager == base.manager
+    own = benchmark.for_chats(replace(base, backbone="folder"), records, start.tokenizer)
+    assert (own.answerer, own.bank) == (base.answerer, tiny.bank)
