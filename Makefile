@@ -5,7 +5,8 @@
 #   TOPOLOGY=v5e:4x4    of `make fit`; BACKBONE=qwen2.5-7b and MESH=1,16,1 (data, fsdp, tensor) go with it
 #   TPU=name ZONE=... PROJECT=... [TYPE=v5litepod-16] [SPOT=1] [SETUP=...] [DRY_RUN=1]    of `make train-tpu` from a machine that is no TPU
 #   PYTHON312=path/to/python3.12, PYTHON311=path/to/python3.11    of `make bench-peers`, where the plain names do not run
-#   DATA=locomo         what is evaluated on; LOCOMO_JSON=path/to/locomo10.json says where it lies
+#   DATA=locomo         what is evaluated on: memdial, locomo, msc or longmemeval; LOCOMO_JSON=path/to/locomo10.json, MSC_JSONL and
+#                       LONGMEMEVAL_JSON say where it lies
 
 SHELL  := bash
 PYTHON ?= python3
@@ -55,7 +56,7 @@ fit: $(READY) .libtpu/.ready ## say whether a step fits a TPU, without one: EXP=
 	@$(BIN)/mr1jax fit $(EXP) --topology "$(TOPOLOGY)" $(if $(BACKBONE),--backbone $(BACKBONE)) \
 	  $(join $(if $(MESH),--mesh.data= --mesh.fsdp= --mesh.tensor=),$(subst $(comma), ,$(MESH))) $(ARGS)
 
-eval: $(READY) ## evaluate an experiment: EXP=grpo_answer DATA=memdial or locomo
+eval: $(READY) ## evaluate an experiment: EXP=grpo_answer DATA=locomo, msc, longmemeval or memdial
 	@$(BIN)/mr1jax eval $(EXP) --data $(DATA) $(ARGS)
 
 data: $(READY) ## build memdial, and LoCoMo too if LOCOMO_JSON is set

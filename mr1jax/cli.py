@@ -81,9 +81,7 @@ def evaluate(
     encoder: str = "",
     eval_seed: int = 0,
 ) -> None:
-    """Evaluates what an experiment trained, beside the warm start, on the test questions of a data set.
-
-    Where the experiment's partner has been trained too, the pair is evaluated as well.
+    """Evaluates what an experiment trained, beside the warm start, and with its partner where that has been trained too.
 
     Args:
       experiment: a file of experiments/ that has been trained into its folder of runs.
@@ -106,8 +104,7 @@ def evaluate(
     turns = "turns" if captions else "turns_no_captions"
     source = {"longmemeval": f"longmemeval/{variant}", "locomo": "locomo" if facts == "observations" else f"locomo/{turns}"}.get(data, data)
     config = replace(config, encoder=encoder, answerer=replace(config.answerer, retrieval=retrieval))
-    judge = open_judge(judge_url, judge_model)
-    run_benchmark(config, runs / experiment, runs / partner, source, data_dir, eval_seed, judge)
+    run_benchmark(config, runs / experiment, runs / partner, source, data_dir, eval_seed, open_judge(judge_url, judge_model))
 
 
 def warm_start(assets: Path = Path("assets")) -> None:

@@ -143,23 +143,20 @@ class BackboneJudge:
             prompt_PL, length_P = np.full((_BATCH, width), PAD, np.int32), np.ones(_BATCH, np.int32)
             for place, row in enumerate(part):
                 prompt_PL[place, : len(row)], length_P[place] = row, len(row)
-            tokens_PR, written_P = jax.device_get(self._write(prompt_PL, length_P))
-            for tokens_R, written in zip(tokens_PR[: len(part)], written_P, strict=False):
-                yield self._tokenizer.decode(tokens_R[: written - 1].tolist())
-
-    def _write(self, prompt_PL: np.ndarray, length_P: np.ndarray) -> tuple[Array, Array]:
-        return _write_verdicts(self._params, prompt_PL, length_P, self._grammar, self._model, self._tokenizer.eos_id)
+            tokens_PR = jax.device_get(
+                _write_verdicts(self._params, prompt_PL, length_P, self._grammar, self._model, self._tokenizer.eos_id)
+            )
+            for tokens_R in tokens_PR[: len(part)]:
+                yield self._tokenizer.decode(tokens_R.tolist())  # the end token and what pads it stand for no bytes
 
 
 @functools.partial(jax.jit, static_argnames=("model", "eos_id"))
-def _write_verdicts(
-    params: PyTree, prompt_PL: Array, length_P: Array, grammar: Grammar, model: ModelConfig, eos_id: int
-) -> tuple[Array, Array]:
-    """Returns the likeliest verdict after each prompt, int32[P, R], and its length with the end token, int32[P]."""
+def _write_verdicts(params: PyTree, prompt_PL: Array, length_P: Array, grammar: Grammar, model: ModelConfig, eos_id: int) -> Array:
+    """Returns the likeliest verdict after each prompt, int32[P, R]."""
     cache = prefill(model, params, prompt_PL, length_P)
     key = jax.random.key(0)  # greedy decoding draws nothing
     written = generate(model, params, cache, key, group_size=1, num_tokens=_VERDICT_TOKENS, grammar=grammar, eos_id=eos_id, sampling=GREEDY)
-    return written.tokens[:, 0], written.length[:, 0]
+    return written.tokens[:, 0]
 
 
 def _without_user(parts: urllib.parse.SplitResult) -> str:

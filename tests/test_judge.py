@@ -53,6 +53,10 @@ class Server:
                     self.end_headers()
                     self.wfile.write(content)
 
+            def do_GET(self):
+                server.seen.append(types.SimpleNamespace(path=self.path, key=self.headers["Authorization"]))
+                self.send_error(404)
+
             def log_message(self, *_):
                 pass
 
@@ -292,12 +296,13 @@ def test_a_refusal_says_what_the_server_says(serve, verdicts):
         judging.check_judge(judge_models.UrlJudge(server.url, "wise-1"), verdicts)
 
 
-def test_the_key_goes_nowhere_else(serve, verdicts, monkeypatch):
-    """Oracle: the requests of a second server, to which the first redirects: none."""
+@pytest.mark.parametrize("status", [302, 307])
+def test_the_key_goes_nowhere_else(serve, verdicts, monkeypatch, status):
+    """Oracle: the requests of a second server, to which the first redirects: none, of either method."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     other = serve(by_answer)
-    server = serve(lambda *_: (307, {"Location": f"{other.url}/chat/completions"}, b""))
-    with pytest.raises(ValueError, match="refuses with status 307"):
+    server = serve(lambda *_: (status, {"Location": f"{other.url}/chat/completions"}, b""))
+    with pytest.raises(ValueError, match=f"refuses with status {status}"):
         judging.check_judge(judge_models.UrlJudge(server.url, "wise-1"), verdicts)
     assert not other.seen
 
@@ -402,7 +407,7 @@ def test_a_backbone_writes_the_likelier_word(backbone, monkeypatch):
     judge = copy.copy(backbone)
     judge._params = jax.tree.map(lambda x: 12 * x, backbone._params)
     monkeypatch.setattr(judge_models, "_BATCH", 4)
-    said = [(word * (1 + 3 * n), word) for n, word in enumerate(["Mia ", "dog ", "tea ", "zzz ", "é "] * 2)]
+    said = [(word * (1 + 3 * n), word) for n, word in enumerate(["Mia ", "dog ", "tea ", "zzz ", "é "] * 2)][:9]
     prompts = [judging.make_prompt("strict", question, "tea", answer) for question, answer in said]
     replies = list(judge.replies(prompts))
     clear = [(reply, wanted) for reply, wanted in zip(replies, spelled_greedily(judge, prompts), strict=True) if wanted]

@@ -51,19 +51,32 @@ def test_a_report_of_another_judge_is_not_written_over(run, serve, trained_run):
     assert not server.seen
 
 
+def test_data_sets_are_built_by_name(monkeypatch, tmp_path, capsys):
+    """Oracle: how many questions the hand-made files have."""
+    monkeypatch.setenv("LONGMEMEVAL_JSON", str(chat_data.longmemeval_file(tmp_path / "oracle.json")))
+    monkeypatch.setenv("MSC_JSONL", str(chat_data.msc_file(tmp_path / "msc.jsonl")))
+    monkeypatch.chdir(tmp_path)
+    for name, count in (("msc", 2), ("longmemeval", 6)):
+        cli.parse(["data", name])()
+        assert capsys.readouterr().out.endswith(f"{name} test: {count} conversations\n")
+    chat_data.longmemeval_file(tmp_path / "oracle.json", chat_data.S)
+    cli.parse(["data", "longmemeval", "--variant", "s"])()
+    assert capsys.readouterr().out.endswith("longmemeval test: 1 conversations\n")
+
+
 @pytest.mark.slow
 def test_longmemeval_from_file_to_judged_report(run, serve, trained_run, monkeypatch, tmp_path, capsys):  # noqa: F811
     """Oracle: the file's own hash, ids and golds; every memory that is shown where all is kept is a fact of its conversation; a second
     run asks the judge nothing and reports the same."""
     monkeypatch.setenv("LONGMEMEVAL_JSON", str(chat_data.longmemeval_file(tmp_path / "oracle.json")))
     save_params(trained_run / "answerer.safetensors", load_start(Config()).params["answerer"], {"agent": "answerer"})
-    server, reports = serve(by_answer), []
+    server, reports, asked = serve(by_answer), [], []
     for _ in range(2):
         command = ["eval", "grpo_answer", "--data", "longmemeval", "--judge-url", server.url, "--judge-model", "wise-1"]
         cli.parse(command)()
-        asked = len(server.seen)
+        asked.append(len(server.seen))
         reports.append(json.loads((trained_run / "eval_longmemeval_oracle" / "report.json").read_text()))
-    assert len(server.seen) == asked
+    assert asked[0] == asked[1] > 1
     first, second = ({**each, "seconds": 0, "compilations": 0} for each in reports)
     assert first == second
     assert first["judge"] == f"wise-1 at {server.url}, prompts 1"
