@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mr1jax.config import Config, ProcessConfig, replace, require
-from mr1jax.data.datasets import read_split
+from mr1jax.data.datasets import read_splits
+from mr1jax.data.honesty import DATA_FILE, describe_data, summarise
 from mr1jax.model.backbones import read_config
 from mr1jax.model.export import export_adapter, export_backbone
 from mr1jax.model.hub import find_backbone
@@ -25,7 +26,7 @@ RUN_CONFIG = "config.json"
 
 
 def run_experiment(config: Config, processes: ProcessConfig, folder: Path, data_dir: Path = Path("data"), profile: str = "") -> None:
-    """Trains `config` into `folder`: config.json, metrics.jsonl, checkpoints/, curves.png and the trained agent's weights.
+    """Trains `config` into `folder`: config.json, data.json, metrics.jsonl, checkpoints/, curves.png and the trained agent's weights.
 
     profile: steps such as "10:13" to trace into `folder/profile`.
 
@@ -37,8 +38,11 @@ def run_experiment(config: Config, processes: ProcessConfig, folder: Path, data_
     make_mesh(config.mesh)  # refuses what the devices cannot give before anything is read
     start = load_start(config)
     with first_alone("the data set is there"):
-        records = read_split(config.data, "train", data_dir)[: config.conversations]
-    tasks = make_tasks(records, start)
+        by_split = read_splits(config.data, data_dir, config.conversations)
+    data = describe_data(config.data, by_split)  # refuses a leak
+    tasks = make_tasks(by_split["train"], start)
+    if is_first():
+        print(summarise(data))
     description = f"train the {config.agent}"
     state, log, _ = train(start.config, start.params, tasks, start.language, folder, description=description, trace=trace)
     about = describe_agent(start.config, config.agent, start.params.get(BASE))
@@ -46,6 +50,7 @@ def run_experiment(config: Config, processes: ProcessConfig, folder: Path, data_
     if not is_first():
         return
     save_params(folder / f"{config.agent}.safetensors", trained, about)
+    write_whole(folder / DATA_FILE, json.dumps(data, indent=2) + "\n")
     write_whole(folder / RUN_CONFIG, json.dumps(dataclasses.asdict(replace(config, backbone=start.config.backbone)), indent=2) + "\n")
     draw_curves(folder / "curves.png", {config.agent: [(int(record["step"]), record["reward"]) for record in log]})
     print(f"trained the {config.agent} for {len(log)} steps; reward {log[0]['reward']:.3f} -> {log[-1]['reward']:.3f}; see {folder}")
