@@ -51,9 +51,7 @@ def test_nearly_the_same_sentence_is_refused_in_memdial_alone(by_split):
         return [replace(first, facts=(*first.facts, replace(first.facts[0], text=text))), *others]
 
     leaking = by_split | {"train": saying("train", text), "test": saying("test", almost)}
-    with pytest.raises(
-        ValueError, match=r"^splits train and test have 1 sentences nearly in common, such as 'this .*'; draw others$"
-    ):
+    with pytest.raises(ValueError, match=r"^splits train and test have 1 sentences nearly in common, such as 'this .*'; draw others$"):
         honesty.describe_data("memdial", leaking)
     shared = honesty.describe_data("locomo", leaking)["shared"]["train and test"]
     assert shared["near_duplicates"] == 1
