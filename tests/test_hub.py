@@ -161,7 +161,7 @@ def test_what_the_hub_does_not_give_is_one_sentence(hub):
     with pytest.raises(ValueError, match=rf"^the hub gives {REPOSITORY} to those who accepted its terms; accept them there and set HF_.*$"):
         find_backbone(NAME)
     for wrong in ("no/such/folder", "qwen", "@main", "Qwen/"):
-        with pytest.raises(ValueError, match=rf"^there is no folder {wrong}; give a folder, .* or one of qwen2.5-0.5b, qwen2.5-1.5b.*$"):
+        with pytest.raises(ValueError, match=rf"^there is no folder '{wrong}'; give a folder, .* or one of qwen2.5-0.5b, qwen2.5-1.5b.*$"):
             find_backbone(wrong)
 
 
