@@ -19,7 +19,7 @@ FLOORS = (
     ("agents",),
     ("step",),
     tuple("train evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start demo".split())
-    + ("fit", "fit_report"),
+    + ("fit", "fit_report", "audit", "audit_page"),
     ("cli",),
     ("__main__",),
 )
