@@ -11,17 +11,17 @@ from reliability.outcome import Outcome, run_tests, write_outcomes
 REPORT = Path("runs/reliability/report.json")
 
 TESTS: dict[str, Callable[[], Outcome]] = {
-    "answers that are none": partial(answer_hacks.answers, points=300, seed=1),
-    "answers of any tokens": partial(answer_hacks.any_tokens, points=20_000, seed=1),
-    "lists of all answers": partial(answer_hacks.listing, points=300, seed=1),
-    "memories that leave their line": partial(manager_hacks.lines, points=128, seed=1),
-    "memories that should not pay": partial(manager_hacks.profits, points=400, seed=1),
-    "banks full of junk": partial(manager_hacks.full_of_junk, points=16, seed=1),
-    "data that leaks": partial(honesty.leaks, points=40, seed=1),
-    "data nearly the same": partial(honesty.near, points=200, seed=1),
-    "source that runs or sends": security.source,
-    "chat templates that reach out": security.templates,
-    "names that lead elsewhere": partial(security.names, points=3000, seed=1),
+    "answer-hacks": partial(answer_hacks.answers, points=300, seed=1),
+    "answer-tokens": partial(answer_hacks.any_tokens, points=20_000, seed=1),
+    "answer-lists": partial(answer_hacks.listing, points=300, seed=1),
+    "manager-lines": partial(manager_hacks.lines, points=128, seed=1),
+    "manager-hacks": partial(manager_hacks.profits, points=400, seed=1),
+    "manager-junk": partial(manager_hacks.full_of_junk, points=16, seed=1),
+    "data-leaks": partial(honesty.leaks, points=40, seed=1),
+    "data-near": partial(honesty.near, points=200, seed=1),
+    "security-source": security.source,
+    "security-templates": security.templates,
+    "security-names": partial(security.names, points=3000, seed=1),
 }
 
 

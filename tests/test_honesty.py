@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from mr1jax import experiment
+from mr1jax import demo, experiment
 from mr1jax.config import Config, ProcessConfig
 from mr1jax.data import datasets, honesty
 from mr1jax.data.memdial.world import conversations
@@ -121,6 +121,28 @@ def test_a_run_refuses_a_leak_before_it_trains_and_keeps_what_it_read(by_split, 
     said = json.loads((tmp_path / "run/data.json").read_text())
     assert said == honesty.describe_data("memdial", by_split)
     assert honesty.summarise(said) in capsys.readouterr().out.splitlines()
+
+
+def test_the_demo_refuses_a_leak_and_keeps_what_it_reads(monkeypatch, tmp_path):
+    """Oracle: the sentence where test people are training people, and no file; else what `describe_data` says, in data.json."""
+
+    class Reached(Exception):
+        pass
+
+    def train(*_):
+        raise Reached
+
+    monkeypatch.setattr(demo, "_train_agent", train)
+    configs = [replace(config, conversations=count) for config, count in ((Config(), 5), (Config(agent="manager"), 9))]
+    with monkeypatch.context() as leaking:
+        leaking.setattr(demo, "conversations", lambda split, seed, count: conversations("train", seed, count))
+        with pytest.raises(ValueError, match="^splits train and test share .*; draw them from different ones$"):
+            demo.run_demo(*configs, tmp_path, 0)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(Reached):
+        demo.run_demo(*configs, tmp_path, 3)
+    by_split = {"train": list(conversations("train", 1, 9)), "test": list(conversations("test", 3, 40))}
+    assert json.loads((tmp_path / "data.json").read_text()) == honesty.describe_data("memdial", by_split)
 
 
 def test_a_run_reads_what_it_trains_on_and_all_it_is_tested_on(monkeypatch):
