@@ -123,6 +123,24 @@ def export(
     export_experiment(run, target, overwrite, adapter)
 
 
+def audit(
+    run: Annotated[Path, tyro.conf.Positional],
+    top: int = 20,
+    batches: int = 8,
+    data_dir: Path = Path("data"),
+) -> None:
+    """Draws trajectories of a trained agent on its training tasks and writes a page about the highest rewarded: RUN/audit.md.
+
+    Args:
+      run: folder of the run, such as runs/grpo_answer.
+      top: how many trajectories the page shows.
+      batches: how many batches of training are drawn.
+    """
+    from mr1jax.audit_page import write_audit
+
+    write_audit(run, top, batches, data_dir)
+
+
 def info(
     backbone: Annotated[str, tyro.conf.Positional],
     lora: LoraConfig = LoraConfig(rank=8),  # noqa: B008
@@ -217,6 +235,7 @@ def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {
+    "audit": audit,
     "checkpoints": checkpoints,
     "demo": demo,
     "data": data,
