@@ -1,0 +1,16 @@
+"""Short versions of what `make reliability` tries for long: bad input of every kind, and what comes of it."""
+
+from reliability.settings import try_command_line, try_settings
+
+
+def test_every_field_out_of_range_is_refused():
+    """Oracle: a table of what is legal, written apart from the checks; all else is a ValueError that names field and value."""
+    outcome = try_settings(5)
+    assert outcome.is_clean, outcome.failures[:5]
+    assert outcome.tried > 5_000
+
+
+def test_the_command_line_refuses_before_anything_compiles():
+    """Oracle: exit status 2 and one line of standard error, where JAX would report what it compiles."""
+    outcome = try_command_line([("--optimizer.b2", "1.0")])
+    assert outcome.is_clean, outcome.failures
