@@ -1,5 +1,8 @@
 """Short versions of what `make reliability` tries for long: bad input of every kind, and what comes of it."""
 
+from tiny import unoptimised  # noqa: F401
+
+from reliability.sequences import try_sequences
 from reliability.settings import try_command_line, try_settings
 
 
@@ -14,3 +17,9 @@ def test_the_command_line_refuses_before_anything_compiles():
     """Oracle: exit status 2 and one line of standard error, where JAX would report what it compiles."""
     outcome = try_command_line([("--optimizer.b2", "1.0")])
     assert outcome.is_clean, outcome.failures
+
+
+def test_every_sequence_of_tokens_is_a_legal_operation_or_refused_with_a_reason():
+    """Oracle: `re` and string methods on the bytes, and a bank that is a dict, in two vocabularies and under both policies."""
+    outcome = try_sequences(2_000)
+    assert outcome.is_clean, outcome.failures[:5]
