@@ -67,9 +67,10 @@ def answer_bytes(response_R: Array, length: Array, language: Language, capacity:
 def reward(response_R: Array, length: Array, question: AskedQuestion, language: Language) -> Array:
     """Pays 1 where the answer equals the gold one after normalisation, else 0: the paper's exact match, of the response alone.
 
-    Room for twice the gold's bytes and more: an answer that overflows it is longer than the gold in any case.
+    A response that is not legal has no answer and earns nothing, even where the gold is nothing once normalised. Room for twice the gold's
+    bytes and more: an answer that overflows it is longer than the gold in any case.
     """
     capacity = 2 * question.answer.shape[0]
     written, num_bytes = answer_bytes(response_R, length, language, capacity)
     equal = exact_match((written, jnp.minimum(num_bytes, capacity)), (question.answer, question.answer_length))
-    return jnp.where(num_bytes <= capacity, equal, 0.0)
+    return jnp.where((num_bytes > 0) & (num_bytes <= capacity), equal, 0.0)
