@@ -2,6 +2,7 @@
 
 from tiny import unoptimised  # noqa: F401
 
+from reliability.records import try_records
 from reliability.sequences import try_sequences
 from reliability.settings import try_command_line, try_settings
 
@@ -22,4 +23,10 @@ def test_the_command_line_refuses_before_anything_compiles():
 def test_every_sequence_of_tokens_is_a_legal_operation_or_refused_with_a_reason():
     """Oracle: `re` and string methods on the bytes, and a bank that is a dict, in two vocabularies and under both policies."""
     outcome = try_sequences(2_000)
+    assert outcome.is_clean, outcome.failures[:5]
+
+
+def test_malformed_conversations_are_read_with_a_count_or_refused_in_one_sentence():
+    """Oracle: the faults that were planted, counted, and the conversation without them; the laws of a record."""
+    outcome = try_records(400)
     assert outcome.is_clean, outcome.failures[:5]
