@@ -2,13 +2,24 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from reliability.fuzz import fuzz
 from reliability.outcome import Outcome, run_tests, write_outcomes
+from reliability.records import try_records
+from reliability.sequences import try_sequences
+from reliability.settings import try_command_line, try_settings
 
 REPORT = Path("runs/reliability/report.json")
 
-TESTS: dict[str, Callable[[], Outcome]] = {}
+TESTS: dict[str, Callable[[], Outcome]] = {
+    "sequences": partial(try_sequences, 100_000),
+    "records": partial(try_records, 10_000),
+    "settings": partial(try_settings, 1_000),
+    "command-line": try_command_line,
+    "fuzz": partial(fuzz, 12),  # seconds a target
+}
 
 
 def main() -> None:

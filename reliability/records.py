@@ -149,37 +149,35 @@ def any_text(rng: random.Random) -> str:
     controls = [chr(rng.randrange(0xA0)) for _ in range(rng.randint(0, 3))]
     letters = rng.choice(([*planes, *controls], planes, controls, ["D1:1"], ["session_1"], [" on "], ["bees", " "], ["</s>", "<|im_end|>"]))
     text = "".join(rng.sample(letters, len(letters)))
-    return (text or "x") * (HUGE // len(text or "x")) if rng.random() < 0.002 else text
+    return (text or "x") * (HUGE // len(text or "x")) if rng.random() > 0.998 else text
 
 
 def spoil(rng: random.Random, content: Any) -> Any:
     """Replaces, removes, renames, repeats or wraps one part of a JSON value, wherever in it that is; returns the value."""
-    if not content or not isinstance(content, dict | list) or rng.random() < 0.005:
-        return _junk(rng)
-    keys = list(content) if isinstance(content, dict) else list(range(len(content)))
-    key = rng.choice(keys)
-    if isinstance(content[key], dict | list) and rng.random() < 0.95:
-        content[key] = spoil(rng, content[key])
-        return content
+    top: Any = [content]
+    holder, key = top, 0
+    while isinstance(holder[key], dict | list) and holder[key] and rng.random() < 0.97:
+        holder = holder[key]
+        key = rng.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
     action = rng.randrange(6)
     if action == 0:
-        del content[key]
+        del holder[key]
     elif action == 1:
-        content[key] = [content[key]]
-    elif action == 2 and isinstance(content, dict):
-        content[any_text(rng)] = content.pop(key)
+        holder[key] = [holder[key]]
+    elif action == 2 and isinstance(holder, dict):
+        holder[any_text(rng)] = holder.pop(key)
     elif action == 2:
-        content.append(content[key])
+        holder.append(holder[key])
     elif action == 3:
-        content[key] = any_text(rng)
+        holder[key] = any_text(rng)
     else:
-        content[key] = _junk(rng)
-    return content
+        holder[key] = _junk(rng)
+    return top[0] if top else None
 
 
 def _junk(rng: random.Random) -> Any:
     deep: list[Any] = []
-    for _ in range(rng.choice((1, 5000))):
+    for _ in range(5000 if rng.random() > 0.95 else 1):
         deep = [deep]
     numbers = (0, -1, 2**31, 10**30, 10**5000, 0.5, float("nan"), float("inf"))
     return rng.choice((None, True, *numbers, any_text(rng), any_text(rng), b"bytes", deep, {"": deep}, {}, [None] * 3))

@@ -69,7 +69,7 @@ class Pool(NamedTuple):
     memories: list[dict[int, Memory]]
 
 
-def try_sequences(count: int, seed: int = 0) -> Outcome:
+def try_sequences(count: int, seed: int = 0, policies: tuple[str, ...] = POLICIES) -> Outcome:
     """Sends `count` sequences through the Manager's parser and the bank, and as many through the Answer Agent's and its reward.
 
     A point is one sequence. `count` is rounded up to full batches of each vocabulary and policy.
@@ -82,9 +82,9 @@ def try_sequences(count: int, seed: int = 0) -> Outcome:
         pieces = [(tokenizer.token_bytes(token), token) for token in range(tokenizer.vocab_size)]
         by_length = sorted((piece for piece in pieces if piece[0]), key=lambda piece: -len(piece[0]))
         vocabulary = Vocabulary(tokenizer, make_language(tokenizer, SHOWN), by_length)
-        for policy in POLICIES:
+        for policy in policies:
             program = jax.jit(partial(_carry_out, when_full=policy))
-            for tokens_BR, length_B in _batches(rng, vocabulary, vocabulary.language.manager, MANAGER_TEXTS, count // 4):
+            for tokens_BR, length_B in _batches(rng, vocabulary, vocabulary.language.manager, MANAGER_TEXTS, count // 2 // len(policies)):
                 legal += _check_operations(outcome, rng, vocabulary, pool, program, policy, tokens_BR, length_B)
         program = jax.jit(_read_answers)
         for tokens_BR, length_B in _batches(rng, vocabulary, vocabulary.language.answerer, ANSWER_TEXTS, count // 2):

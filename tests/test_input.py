@@ -1,7 +1,11 @@
 """Short versions of what `make reliability` tries for long: bad input of every kind, and what comes of it."""
 
+import importlib.util
+
+import pytest
 from tiny import unoptimised  # noqa: F401
 
+from reliability.fuzz import NAMES, fuzz, try_at_random
 from reliability.records import try_records
 from reliability.sequences import try_sequences
 from reliability.settings import try_command_line, try_settings
@@ -21,8 +25,8 @@ def test_the_command_line_refuses_before_anything_compiles():
 
 
 def test_every_sequence_of_tokens_is_a_legal_operation_or_refused_with_a_reason():
-    """Oracle: `re` and string methods on the bytes, and a bank that is a dict, in two vocabularies and under both policies."""
-    outcome = try_sequences(2_000)
+    """Oracle: `re` and string methods on the bytes, and a bank that is a dict, in two vocabularies."""
+    outcome = try_sequences(2_000, policies=("reject",))
     assert outcome.is_clean, outcome.failures[:5]
 
 
@@ -30,3 +34,18 @@ def test_malformed_conversations_are_read_with_a_count_or_refused_in_one_sentenc
     """Oracle: the faults that were planted, counted, and the conversation without them; the laws of a record."""
     outcome = try_records(400)
     assert outcome.is_clean, outcome.failures[:5]
+
+
+def test_inputs_damaged_at_random_are_read_or_refused():
+    """Oracle: the laws in reliability/targets.py; list concatenation for the packer."""
+    outcome = try_at_random(60)
+    assert outcome.is_clean, outcome.failures[:5]
+    assert outcome.tried == 60 * len(NAMES)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is installed by make reliability")
+def test_fuzzing_counts_what_it_tried():
+    """Oracle: the laws in reliability/targets.py, in a process of its own that atheris guides for a second."""
+    outcome = fuzz(1, ("examples",))
+    assert outcome.is_clean, outcome.failures
+    assert outcome.tried > 100
