@@ -62,15 +62,15 @@ class Record:
     questions: tuple[Question, ...]
 
     def __post_init__(self):
-        require(len(self.speakers) == 2, f"conversation {self.id!r} has {len(self.speakers)} speakers; give it two")
+        require(len(self.speakers) == 2, f"conversation {self.id!r:.60} has {len(self.speakers)} speakers; give it two")
         for what, text, may_be_blank in _texts(self):
             is_text = isinstance(text, str) and (may_be_blank or text.strip() != "")
-            require(is_text, f"the {what} of conversation {self.id!r} is {text!r:.60}; give it a text")
+            require(is_text, f"the {what} of conversation {self.id!r:.60} is {text!r:.60}; give it a text")
             # A lone surrogate, half a character as JSON may hold it, has no bytes.
-            require(text.isascii() or _has_bytes(text), f"the {what} of conversation {self.id!r} holds half a character; replace it")
+            require(text.isascii() or _has_bytes(text), f"the {what} of conversation {self.id!r:.60} holds half a character; replace it")
         for what, number, low, high in _numbers(self):
             in_range = isinstance(number, int) and not isinstance(number, bool) and low <= number <= high
-            require(in_range, f"the {what} of conversation {self.id!r} is {number!r:.60}; it must be a number from {low} to {high}")
+            require(in_range, f"the {what} of conversation {self.id!r:.60} is {number!r:.60}; it must be a number from {low} to {high}")
 
 
 def _texts(record: Record) -> Iterator[tuple[str, Any, bool]]:

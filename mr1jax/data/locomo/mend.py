@@ -56,7 +56,7 @@ def mend(content: Any) -> tuple[list[dict[str, Any]], Faults]:
     faults: Faults = Counter()
     samples = [_mend_sample(sample, number, faults) for number, sample in enumerate(content, 1)]
     (name, count), *_ = Counter(sample["sample_id"] for sample in samples).most_common(1)
-    require(count == 1, f"{count} conversations have the sample_id {name!r}; give each its own")
+    require(count == 1, f"{count} conversations have the sample_id {name!r:.60}; give each its own")
     return samples, faults
 
 
@@ -67,7 +67,10 @@ def _mend_sample(sample: Any, number: int, faults: Faults) -> dict[str, Any]:
     name, first, second = (_name(value, faults) for value in (sample.get("sample_id"), said.get("speaker_a"), said.get("speaker_b")))
     require(name != "", f"conversation {number} has the sample_id {_kind(sample.get('sample_id'))}; give it a text of its own")
     two = first != second and "" not in (first, second)
-    require(two, f"conversation {name!r} has the speakers {first!r} and {second!r}; give speaker_a and speaker_b two different names")
+    require(
+        two,
+        f"conversation {name!r:.60} has the speakers {first!r:.60} and {second!r:.60}; give speaker_a and speaker_b two different names",
+    )
     dates = {key: value for key, value in said.items() if isinstance(key, str) and _DATE.fullmatch(key)}
     sessions = _mend_sessions(said, (first, second), faults)
     dated = {f"{session}_date_time": _mend_date(dates.get(f"{session}_date_time"), faults) for session in sessions}

@@ -32,7 +32,7 @@ def to_record(sample: Mapping[str, Any], source: FactSource = "observations", ca
     Raises ValueError where there is no fact. A conversation that is not of the published file goes through `mend` first.
     """
     facts = tuple(_observations(sample) if source == "observations" else _turns(sample, captions))
-    require(len(facts) > 0, f"conversation {sample['sample_id']!r} has no {source} that can be read; give it some, or read other facts")
+    require(len(facts) > 0, f"conversation {sample['sample_id']!r:.60} has no {source} that can be read; give it some, or read other facts")
     citing = defaultdict(set)
     for index, fact in enumerate(facts):
         for turn in fact.source.split():
