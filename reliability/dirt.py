@@ -121,7 +121,8 @@ def question_without_a_part(rng: random.Random, dirty: Sample, clean: Sample, na
     wrong = {"question": STRAY, "answer": (*texts, float("nan"), float("inf"), 10**5000), "category": (*STRAY[1:2], "4", 0, 6, 2**40, 4.0)}
     part = rng.choice(list(wrong))
     question: Any = _question(rng) | {part: rng.choice(wrong[part])}
-    dirty["qa"].append(rng.choice((question, {key: value for key, value in question.items() if key != part}, *STRAY)))
+    lacking = {key: value for key, value in question.items() if key != part}
+    dirty["qa"].append(rng.choice((question, question, question, lacking, rng.choice(STRAY))))
 
 
 def evidence_that_is_nowhere(rng: random.Random, dirty: Sample, clean: Sample, name: str) -> None:

@@ -32,15 +32,15 @@ def test_every_sequence_of_tokens_is_a_legal_operation_or_refused_with_a_reason(
 
 def test_malformed_conversations_are_read_with_a_count_or_refused_in_one_sentence():
     """Oracle: the faults that were planted, counted, and the conversation without them; the laws of a record."""
-    outcome = try_records(400)
+    outcome = try_records(1_000)
     assert outcome.is_clean, outcome.failures[:5]
 
 
 def test_inputs_damaged_at_random_are_read_or_refused():
     """Oracle: the laws in reliability/targets.py; list concatenation for the packer."""
-    outcome = try_at_random(60)
+    outcome = try_at_random(150)
     assert outcome.is_clean, outcome.failures[:5]
-    assert outcome.tried == 60 * len(NAMES)
+    assert outcome.tried == 150 * len(NAMES)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is installed by make reliability")

@@ -279,6 +279,8 @@ def test_record_survives_features(record):
     "changes",
     [
         {"id": 7.5},
+        {"evidence": {"question": [0], "fact": [0.5]}},
+        {"facts": {"text": [b"x"], "speaker": [0.5], "date": [b""], "source": [b""], "kind": [b""]}},
         {"speakers": [b"A"]},
         {"facts": {"text": [b"x"]}},
         {"facts": None},

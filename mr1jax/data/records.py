@@ -161,7 +161,7 @@ def _from_columns(example: Mapping[str, Any]) -> Record:
     pairs = list(zip(example["evidence"]["question"], example["evidence"]["fact"], strict=True))
     facts = tuple(Fact(**row) for row in _rows(example["facts"]))
     questions = tuple(
-        Question(**row, evidence=tuple(int(fact) for question, fact in pairs if question == i))
+        Question(**row, evidence=tuple(operator.index(fact) for question, fact in pairs if question == i))
         for i, row in enumerate(_rows(example["questions"]))
     )
     lost = [question for question, _ in pairs if not 0 <= question < len(questions)]
