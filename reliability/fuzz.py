@@ -6,6 +6,7 @@ Where atheris is not installed the same targets are given seeds that are damaged
 """
 
 import importlib.util
+import os
 import random
 import re
 import subprocess
@@ -19,19 +20,7 @@ NAMES = ("conversations_as_json", "conversations_spoilt", "examples", "weights",
 STARTING = 60  # seconds that importing may take besides
 INSTRUMENTED = ["mr1jax.data.locomo", "mr1jax.data.records", "mr1jax.model.weights", "mr1jax.text.packing"]
 FLAGS = ["-timeout=20", "-rss_limit_mb=6000", "-max_len=8192", "-print_final_stats=1"]  # an input that takes longer is a hang
-WORDS = (
-    "sample_id",
-    "conversation",
-    "observation",
-    "qa",
-    "session_1",
-    "session_1_date_time",
-    "dia_id",
-    "D1:1",
-    " on ",
-    "blip_caption",
-    "null",
-)
+WORDS = "sample_id conversation observation qa session_1 session_1_date_time dia_id D1:1 blip_caption category null".split()
 
 
 def fuzz(seconds: float, names: tuple[str, ...] = NAMES, seed: int = 1) -> Outcome:
@@ -71,21 +60,23 @@ def try_at_random(count: int, names: tuple[str, ...] = NAMES, seed: int = 1) -> 
 def _guided(name: str, seconds: float, seed: int) -> tuple[int, str]:
     """Runs one target under atheris: how many inputs it was given, and what went wrong, "" where nothing did."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "corpus").mkdir()
+        for part in ("corpus", "found", "scratch"):
+            (Path(folder) / part).mkdir()
         (Path(folder) / "words").write_text("".join(f'"{word}"\n' for word in WORDS))
         flags = [
             f"-max_total_time={max(1, round(seconds))}",
             f"-seed={seed}",
-            f"-artifact_prefix={folder}/",
+            f"-artifact_prefix={folder}/found/",
             f"-dict={folder}/words",
             *FLAGS,
         ]
         command = [sys.executable, "-m", "reliability.fuzz", name, *flags, f"{folder}/corpus"]
+        environment = os.environ | {"TMPDIR": f"{folder}/scratch"}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds + STARTING)
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", timeout=seconds + STARTING)
         except subprocess.TimeoutExpired:
             return 0, f"did not end within {seconds + STARTING:.0f} s"
-        found = [(path.name, path.read_bytes()[:200]) for path in Path(folder).glob("*-*")]
+        found = [(path.name, path.read_bytes()[:200]) for path in (Path(folder) / "found").iterdir()]
     said = done.stdout + done.stderr
     counted = re.search(r"stat::number_of_executed_units:\s*(\d+)", said)
     tried = int(counted[1]) if counted else 0

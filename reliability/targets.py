@@ -48,8 +48,12 @@ class Drawn(random.Random):
 
 
 @cache
+def _scratch() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory()  # it goes with the process
+
+
 def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="fuzz-"))
+    return Path(_scratch().name)
 
 
 def _or_one_sentence(read: Callable[[], Any]) -> Any:

@@ -9,6 +9,7 @@ from reliability.fuzz import NAMES, fuzz, try_at_random
 from reliability.records import try_records
 from reliability.sequences import try_sequences
 from reliability.settings import try_command_line, try_settings
+from reliability.targets import TARGETS
 
 
 def test_every_field_out_of_range_is_refused():
@@ -38,6 +39,7 @@ def test_malformed_conversations_are_read_with_a_count_or_refused_in_one_sentenc
 
 def test_inputs_damaged_at_random_are_read_or_refused():
     """Oracle: the laws in reliability/targets.py; list concatenation for the packer."""
+    assert tuple(TARGETS) == NAMES
     outcome = try_at_random(150)
     assert outcome.is_clean, outcome.failures[:5]
     assert outcome.tried == 150 * len(NAMES)
@@ -49,3 +51,12 @@ def test_fuzzing_counts_what_it_tried():
     outcome = fuzz(1, ("examples",))
     assert outcome.is_clean, outcome.failures
     assert outcome.tried > 100
+
+
+def test_without_atheris_inputs_are_damaged_at_random(monkeypatch, capsys):
+    """Oracle: the count, 200 a second, and the sentence that says so."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    outcome = fuzz(1, ("examples",))
+    assert outcome.is_clean, outcome.failures
+    assert outcome.tried == 200
+    assert "there is no atheris for Python 3." in capsys.readouterr().out
