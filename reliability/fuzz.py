@@ -9,6 +9,7 @@ import importlib.util
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,19 +72,27 @@ def _guided(name: str, seconds: float, seed: int) -> tuple[int, str]:
             *FLAGS,
         ]
         command = [sys.executable, "-m", "reliability.fuzz", name, *flags, f"{folder}/corpus"]
-        environment = os.environ | {"TMPDIR": f"{folder}/scratch"}
-        try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", timeout=seconds + STARTING)
-        except subprocess.TimeoutExpired:
-            return 0, f"did not end within {seconds + STARTING:.0f} s"
+        status, said = _run(command, os.environ | {"TMPDIR": f"{folder}/scratch"}, seconds + STARTING)
         found = [(path.name, path.read_bytes()[:200]) for path in (Path(folder) / "found").iterdir()]
-    said = done.stdout + done.stderr
     counted = re.search(r"stat::number_of_executed_units:\s*(\d+)", said)
     tried = int(counted[1]) if counted else 0
-    if done.returncode == 0 and tried and not found:
+    if status == 0 and tried and not found:
         return tried, ""
     raised = re.search(r"Uncaught Python exception: ===\n(.*)", said)
-    return tried, f"exit status {done.returncode}, {raised[1][:300] if raised else said[-300:]!r}, input {found}"
+    return tried, f"exit status {status}, {raised[1][:300] if raised else said[-300:]!r}, input {found}"
+
+
+def _run(command: list[str], environment: dict[str, str], limit: float) -> tuple[int, str]:
+    """Runs a command: (exit status, all it wrote). One that does not end is aborted, so that it says where it is and leaves its input."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
+        for patience, stop in ((limit, signal.SIGABRT), (10.0, signal.SIGKILL), (None, signal.SIGKILL)):
+            try:
+                said, _ = process.communicate(timeout=patience)
+                break
+            except subprocess.TimeoutExpired:
+                process.send_signal(stop)
+        return process.returncode, said
 
 
 def main() -> None:
