@@ -18,9 +18,10 @@ from pathlib import Path
 from reliability.outcome import Outcome
 
 NAMES = ("conversations_as_json", "conversations_spoilt", "examples", "weights", "packing")
-STARTING = 60  # seconds that importing may take besides
+STARTING = 40  # seconds that importing may take besides
 INSTRUMENTED = ["mr1jax.data.locomo", "mr1jax.data.records", "mr1jax.model.weights", "mr1jax.text.packing"]
-FLAGS = ["-timeout=20", "-rss_limit_mb=6000", "-max_len=8192", "-print_final_stats=1"]  # an input that takes longer is a hang
+# libFuzzer's alarm, half the timeout, does not ring in a run of twelve seconds: a hang is for `_run` to end.
+FLAGS = ["-timeout=60", "-rss_limit_mb=6000", "-max_len=8192", "-print_final_stats=1"]
 WORDS = "sample_id conversation observation qa session_1 session_1_date_time dia_id D1:1 blip_caption category null".split()
 
 
