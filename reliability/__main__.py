@@ -10,7 +10,11 @@ import conftest  # noqa: F401  eight fake devices, as the tests have them; befor
 import jax
 
 from reliability import answer_hacks, damage, honesty, kills, layouts, manager_hacks, numbers, resuming, sameness, security
+from reliability.fuzz import fuzz
 from reliability.outcome import Outcome, run_tests, write_outcomes
+from reliability.records import try_records
+from reliability.sequences import try_sequences
+from reliability.settings import try_command_line, try_settings
 
 REPORT = Path("runs/reliability/report.json")
 
@@ -36,6 +40,11 @@ TESTS: dict[str, Callable[[], Outcome]] = {
     "security-source": security.source,
     "security-templates": security.templates,
     "security-names": partial(security.names, points=3000, seed=1),
+    "sequences": partial(try_sequences, 100_000),
+    "records": partial(try_records, 10_000),
+    "settings": partial(try_settings, 1_000),
+    "command-line": try_command_line,
+    "fuzz": partial(fuzz, 12),  # seconds a target
 }
 
 

@@ -17,7 +17,7 @@ from mr1jax.agents import answerer, manager
 from mr1jax.agents.rollout import AnswerTask, ManagerTask, answer, count_operations, manage, manager_rollout, replay
 from mr1jax.config import GREEDY, SamplingConfig, replace
 from mr1jax.memory.bank import apply_operations
-from mr1jax.structs import NO_SLOT, OperationKind, OperationStatus
+from mr1jax.structs import NO_KIND, NO_SLOT, OperationKind, OperationStatus
 from mr1jax.text.metrics import exact_match
 from mr1jax.text.parsing import ANSWER_PATTERN
 from mr1jax.text.words import hash_word, words
@@ -93,7 +93,7 @@ def terms_of(text):
 def carry_out(bank, tokens, said, shown):
     """Does to a `ReferenceBank` what a response (tokens without padding) asks for; returns the two statuses."""
     finished = tokens[-1] == TOKENIZER.eos_id
-    delete, kind, number, text = read_operation(TOKENIZER.decode(tokens[:-1])) if finished else (False, 0, None, "")
+    delete, kind, number, text = read_operation(TOKENIZER.decode(tokens[:-1])) if finished else (False, NO_KIND, None, "")
     slot = shown[number - 1] if number is not None and 1 <= number <= len(shown) else NO_SLOT
     size = max(n for n in range(len(tokens)) if TOKENIZER.decode(tokens[len(tokens) - 1 - n : -1]) == text) if text else 0  # with its space
     written = tokens[len(tokens) - 1 - size : -1][:WIDTH] if size else []
