@@ -275,9 +275,9 @@ def _as_sentence(box: str) -> str:
 def main() -> None:
     """Runs the command that the arguments name, and exits with one of the statuses of `status`."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    status = {ValueError: USER_ERROR, FileNotFoundError: USER_ERROR, FloatingPointError: FAILURE, Stopped: STOPPED}
+    statuses = {ValueError: USER_ERROR, FileNotFoundError: USER_ERROR, FloatingPointError: FAILURE, Stopped: STOPPED}
     try:
         parse(sys.argv[1:])()
-    except tuple(status) as error:
+    except tuple(statuses) as error:
         print(f"mr1jax: {error}", file=sys.stderr)
-        sys.exit(next(code for kind, code in status.items() if isinstance(error, kind)))
+        sys.exit(next(status for kind, status in statuses.items() if isinstance(error, kind)))

@@ -73,7 +73,9 @@ def _guided(name: str, seconds: float, seed: int) -> tuple[int, str]:
             *FLAGS,
         ]
         command = [sys.executable, "-m", "reliability.fuzz", name, *flags, f"{folder}/corpus"]
-        status, said = _run(command, os.environ | {"TMPDIR": f"{folder}/scratch"}, seconds + STARTING)
+        status, said = _run(
+            command, os.environ | {"TMPDIR": f"{folder}/scratch", "PYTHONPATH": os.pathsep.join(sys.path)}, seconds + STARTING
+        )
         found = [(path.name, path.read_bytes()[:200]) for path in (Path(folder) / "found").iterdir()]
     counted = re.search(r"stat::number_of_executed_units:\s*(\d+)", said)
     tried = int(counted[1]) if counted else 0

@@ -22,7 +22,7 @@ from mr1jax.agents.prompts import Language, make_language
 from mr1jax.memory.bank import apply_operations
 from mr1jax.structs import NO_KIND, NO_SLOT, PAD, MemoryBank, OperationStatus, Retrieval
 from mr1jax.text.grammar import Grammar
-from mr1jax.text.metrics import exact_match
+from mr1jax.text.metrics import exact_match, normalize_answer
 from mr1jax.text.parsing import ANSWER_PATTERN, MANAGER_PATTERN, parse_answer
 from mr1jax.text.tokenizer import SentencePieceTokenizer
 from reliability.outcome import Outcome
@@ -184,7 +184,7 @@ def _check_answers(
         said = None if text is None else text.split("\n")[-1].removeprefix("**Answer:** ")
         found = b"".join(map(spell, answers.tokens[row, : answers.length[row]].tolist()))
         fits = said is not None and len(f" {said}".encode()) <= 2 * tiny.ANSWER_WIDTH
-        earned = exact_match(said, golds[row]) if fits else 0.0
+        earned = exact_match(said, golds[row]) if fits and normalize_answer(said) else 0.0  # no word, no reward
         right = found == (b"" if said is None else f" {said}".encode()) and reward_B[row] == earned
         outcome.check(right, f"{text!r} from {said_R} is read as {found!r} and earns {reward_B[row]}, not {earned}")
         legal += text is not None

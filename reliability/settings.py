@@ -93,6 +93,8 @@ LEGAL: dict[type, dict[str, Any]] = {
     },
     OptimizerConfig: {
         **dict.fromkeys("learning_rate max_grad_norm".split(), POSITIVE),
+        "spike_sigmas": Numbers(0, 10**6, whole=False),
+        "max_skipped": COUNT,
         "warmup_steps": Numbers(0, 10**9),
         "weight_decay": Numbers(0, 10**9, whole=False),
         **dict.fromkeys("b1 b2".split(), Numbers(0, 1, whole=False, open_high=True)),
@@ -103,6 +105,8 @@ LEGAL: dict[type, dict[str, Any]] = {
         "agent": ("manager", "answerer"),
         "data": ("memdial", "locomo"),
         **dict.fromkeys("conversations steps prompts_per_step group_size rollout_microbatches questions_per_state".split(), COUNT),
+        "save_every": COUNT,
+        "validation_tasks": Numbers(0, 10**9),
         "seed": INDEX,
         **dict.fromkeys("backbone encoder manager_from answerer_from".split(), TEXT),
         "model": Kind(ModelConfig),
