@@ -18,7 +18,7 @@ from mr1jax.agents.rollout import AnswerTask, ManagerTask, answer, count_operati
 from mr1jax.config import GREEDY, SamplingConfig, replace
 from mr1jax.memory.bank import apply_operations
 from mr1jax.structs import NO_KIND, NO_SLOT, OperationKind, OperationStatus
-from mr1jax.text.metrics import exact_match
+from mr1jax.text.metrics import exact_match, normalize_answer
 from mr1jax.text.parsing import ANSWER_PATTERN
 from mr1jax.text.words import hash_word, words
 
@@ -356,6 +356,11 @@ def graded(groups, answer_greedily):
     return tasks.replace(questions=tasks.questions.replace(answer=answers, answer_length=length)), said
 
 
+def has_word(text):
+    """Whether anything of an answer is compared: nothing is paid where not."""
+    return normalize_answer(text) != ""
+
+
 def test_manager_is_paid_the_share_of_questions_answered(rollout, graded, groups):
     """Oracle: each bank asked each question alone, the answer read as text and scored on the host; different prompts counted in a set."""
     tasks, said = graded
@@ -364,7 +369,7 @@ def test_manager_is_paid_the_share_of_questions_answered(rollout, graded, groups
     for p in range(P):
         golds = [bytes(tasks.questions.answer[p, q, : tasks.questions.answer_length[p, q]]).decode() for q in range(Q)]
         asked = np.flatnonzero(tasks.asked[p])
-        expected = [np.mean([exact_match(said[p, g, q], golds[q]) for q in asked]) for g in range(G)]
+        expected = [np.mean([exact_match(said[p, g, q], golds[q]) * has_word(said[p, g, q]) for q in asked]) for g in range(G)]
         np.testing.assert_array_equal(trajectory.reward[p], np.array(expected, np.float32))
     assert any(np.ptp(trajectory.reward[p]) > 0 for p in range(P))
     assert metrics["reward"] == np.mean(trajectory.reward, dtype=np.float32)
