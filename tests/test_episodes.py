@@ -169,7 +169,7 @@ FACT, QUESTION = RECORD.facts[0], RECORD.questions[0]
         ({"questions": (dataclasses.replace(QUESTION, evidence=(3,)),)}, "the evidence of question 0 .* is 3; .* from 0 to 2"),
         ({"questions": (dataclasses.replace(QUESTION, evidence=(-1,)),)}, "the evidence of question 0 .* is -1; .* from 0 to 2"),
         ({"questions": (dataclasses.replace(QUESTION, evidence=(1, 1)),)}, "the evidence of question 0 .* is 1; .* from 2 to 2"),
-        ({"questions": (dataclasses.replace(QUESTION, asked_after=4),)}, "the asked_after of question 0 .* is 4; .* from 0 to 3"),
+        ({"questions": (dataclasses.replace(QUESTION, asked_after=-1),)}, "the asked_after of question 0 .* is -1; it must be a number"),
         ({"questions": (dataclasses.replace(QUESTION, category=2**31),)}, "the category of question 0 .* is 2147483648; .* from 0 to"),
         ({"speakers": ("Ottilie",)}, "conversation 'r' has 1 speakers; give it two"),
     ],

@@ -95,7 +95,7 @@ def _numbers(record: Record) -> Iterator[tuple[str, Any, int, int]]:
         yield f"speaker of fact {index}", fact.speaker, 0, 1
     for index, question in enumerate(record.questions):
         yield f"category of question {index}", question.category, 0, ALWAYS
-        yield f"asked_after of question {index}", question.asked_after, 0, num_facts
+        yield f"asked_after of question {index}", question.asked_after, 0, ALWAYS  # later than all that is said: it is never asked
         yield f"valid_until of question {index}", question.valid_until, 0, ALWAYS
         next_one = 0
         for cited in question.evidence:
