@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def run_experiment(config: Config, processes: ProcessConfig, folder: Path, data_
     with first_alone("the data set is there"):
         by_split = read_splits(config.data, data_dir, config.conversations)
     data = describe_data(config.data, by_split)  # refuses a leak
-    tasks, validation = make_tasks(by_split["train"], start), _validation(by_split["validation"], start)
+    tasks, validation = make_tasks(by_split["train"], start), _validation(by_split, start)
     if is_first():
         print(summarise(data))
     about = describe_agent(start.config, config.agent, start.params.get(BASE))
@@ -70,12 +70,12 @@ def run_experiment(config: Config, processes: ProcessConfig, folder: Path, data_
     print(f"trained the {config.agent} for {len(log)} steps; {reward}{chosen}; see {folder}")
 
 
-def _validation(records: Sequence[Record], start: Start) -> Tasks | None:
+def _validation(by_split: Mapping[str, Sequence[Record]], start: Start) -> Tasks | None:
     """Makes the tasks that tell which step is the best: so many of the validation split's, drawn by the seed of the run."""
     wanted = start.config.validation_tasks
     if not wanted:
         return None
-    tasks = make_tasks(records[: start.config.conversations], start)
+    tasks = make_tasks(by_split["validation"][: start.config.conversations], start)
     there = len(jax.tree.leaves(tasks)[0])
     require(wanted <= there, f"Config.validation_tasks is {wanted}, and the validation split has {there}; use at most that many")
     return take(tasks, np.random.default_rng(start.config.seed).permutation(there)[:wanted])
