@@ -85,7 +85,7 @@ test-all: $(READY) .libtpu/.ready ## run all tests
 parity: .venv-parity/.ready ## compare logits, exports and encoders with transformers and peft, in .venv-parity on Python 3.11
 	@for check in $(PARITY); do echo "parity/$$check.py"; PYTHONPATH=.:tests .venv-parity/bin/python -m parity.$$check || exit 1; done
 
-reliability: $(READY) ## the long tests of trust: kills, damage, meshes, bad numbers, bad input; at most half an hour
+reliability: $(READY) .venv/.ready-fuzz ## the long tests of trust: kills, damage, meshes, bad numbers, bad input; at most half an hour
 	@PYTHONPATH=.:tests $(BIN)/python -m reliability $(ARGS)
 
 notebooks: $(READY) ## execute the notebooks of tpu/ on the CPU, with few steps and a small random model
@@ -127,6 +127,10 @@ $(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 .libtpu/.ready: requirements-fit.txt | $(READY)
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade --target .libtpu -r requirements-fit.txt
 	@mkdir -p .libtpu && touch $@
+
+.venv/.ready-fuzz: $(READY) requirements-fuzz.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-fuzz.txt
+	@touch $@
 
 .venv-parity/.ready: requirements-parity.txt requirements-encoder.txt requirements.txt constraints.txt
 	@command -v python3.11 >/dev/null || { echo "There is no python3.11 here, which make parity needs" >&2; exit 2; }

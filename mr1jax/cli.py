@@ -135,6 +135,24 @@ def export(
     export_experiment(run, target, overwrite, adapter)
 
 
+def audit(
+    run: Annotated[Path, tyro.conf.Positional],
+    top: int = 20,
+    batches: int = 8,
+    data_dir: Path = Path("data"),
+) -> None:
+    """Draws trajectories of a trained agent on its training tasks and writes a page about the highest rewarded: RUN/audit.md.
+
+    Args:
+      run: folder of the run, such as runs/grpo_answer.
+      top: how many trajectories the page shows.
+      batches: how many batches of training are drawn.
+    """
+    from mr1jax.audit_page import write_audit
+
+    write_audit(run, top, batches, data_dir)
+
+
 def info(
     backbone: Annotated[str, tyro.conf.Positional],
     lora: LoraConfig = LoraConfig(rank=8),  # noqa: B008
@@ -229,6 +247,7 @@ def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {
+    "audit": audit,
     "checkpoints": checkpoints,
     "demo": demo,
     "data": data,
@@ -268,9 +287,9 @@ def _as_sentence(box: str) -> str:
 def main() -> None:
     """Runs the command that the arguments name, and exits with one of the statuses of `status`."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    status = {ValueError: USER_ERROR, FileNotFoundError: USER_ERROR, FloatingPointError: FAILURE, Stopped: STOPPED}
+    statuses = {ValueError: USER_ERROR, FileNotFoundError: USER_ERROR, FloatingPointError: FAILURE, Stopped: STOPPED}
     try:
         parse(sys.argv[1:])()
-    except tuple(status) as error:
+    except tuple(statuses) as error:
         print(f"mr1jax: {error}", file=sys.stderr)
-        sys.exit(next(code for kind, code in status.items() if isinstance(error, kind)))
+        sys.exit(next(status for kind, status in statuses.items() if isinstance(error, kind)))

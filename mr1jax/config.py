@@ -4,9 +4,8 @@ The message always names the field, its value and what to do; the command line p
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin
 
 Agent = Literal["manager", "answerer"]
 RetrievalKind = Literal["lexical", "dense", "hybrid"]
@@ -21,10 +20,29 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _require_types(config: Any) -> None:
+    """Refuses a field that is not of its declared type; a number may be a whole one where fractions are allowed, but no bool."""
+    for each in dataclasses.fields(config):
+        value: Any = getattr(config, each.name)
+        wanted: Any = each.type
+        choices = get_args(wanted)
+        if get_origin(wanted) is Literal:
+            fits, need = isinstance(value, str) and value in choices, f"choose {' or '.join(map(repr, choices))}"
+        elif get_origin(wanted) is tuple:
+            fits, need = isinstance(value, tuple) and all(isinstance(part, str) for part in value), "give a tuple of names"
+        elif wanted is int:
+            fits, need = type(value) is int and abs(value) < 2**31, "give a whole number that 32 bits hold"
+        elif wanted is float:
+            fits, need = type(value) in (int, float) and abs(value) < 1e30, "give a number that float32 holds"
+        else:
+            fits, need = isinstance(value, wanted), f"give a {wanted.__name__}"
+        require(fits, f"{type(config).__name__}.{each.name} is {value!r}; {need}")
+
+
 def _require_positive(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        require(0 < value < math.inf, f"{type(config).__name__}.{name} is {value}; it must be a number greater than 0")
+        require(value > 1e-30, f"{type(config).__name__}.{name} is {value}; it must be a number greater than 0, as float32 has them")
 
 
 def _require_between(config: object, low: float, high: float, *names: str) -> None:
@@ -57,6 +75,7 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; norms, softmax and log-probabilities stay float32
 
     def __post_init__(self):
+        _require_types(self)
         _require_positive(
             self, "vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff", "rope_theta", "norm_eps"
         )
@@ -70,7 +89,6 @@ class ModelConfig:
             self.num_heads % self.num_kv_heads == 0,
             f"ModelConfig.num_heads is {self.num_heads}, which num_kv_heads {self.num_kv_heads} does not divide; choose a divisor",
         )
-        require(self.dtype in ("float32", "bfloat16"), f"ModelConfig.dtype is {self.dtype!r}; choose 'float32' or 'bfloat16'")
         require(self.head_dim % 2 == 0, f"ModelConfig.head_dim is {self.head_dim}; rotary embedding needs an even number")
 
 
@@ -84,12 +102,11 @@ class LoraConfig:
     base_dtype: Literal["float32", "bfloat16"] = "float32"  # in which the base is stored; adapters and their moments are float32
 
     def __post_init__(self):
+        _require_types(self)
         _require_between(self, 0, 100_000, "rank")
         _require_positive(self, "alpha")
         known = set(self.targets) <= set(PROJECTIONS) and len(set(self.targets)) == len(self.targets) > 0
         require(known, f"LoraConfig.targets is {self.targets!r}; choose one or more of {', '.join(PROJECTIONS)}, each once")
-        known = self.base_dtype in ("float32", "bfloat16")
-        require(known, f"LoraConfig.base_dtype is {self.base_dtype!r}; choose 'float32' or 'bfloat16'")
 
 
 @dataclass(frozen=True)
@@ -102,11 +119,8 @@ class BankConfig:
     when_full: Literal["evict_oldest", "reject"] = "evict_oldest"
 
     def __post_init__(self):
+        _require_types(self)
         _require_positive(self, "num_slots", "slot_width", "num_terms")
-        require(
-            self.when_full in ("evict_oldest", "reject"),
-            f"BankConfig.when_full is {self.when_full!r}; choose 'evict_oldest' or 'reject'",
-        )
 
 
 @dataclass(frozen=True)
@@ -120,11 +134,8 @@ class AgentConfig:
     retrieval: RetrievalKind = "lexical"  # by words, by meaning, or by both; the last two for the Answer Agent only
 
     def __post_init__(self):
+        _require_types(self)
         _require_positive(self, "num_retrieved", "prompt_length", "response_length")
-        require(
-            self.retrieval in ("lexical", "dense", "hybrid"),
-            f"AgentConfig.retrieval is {self.retrieval!r}; choose 'lexical', 'dense' or 'hybrid'",
-        )
 
     @property
     def num_shown(self) -> int:
@@ -141,6 +152,7 @@ class SamplingConfig:
     top_p: float = 1.0
 
     def __post_init__(self):
+        _require_types(self)
         _require_between(self, 0.0, 100.0, "temperature")
         _require_between(self, 0, 1_000_000, "top_k")
         require(0.0 < self.top_p <= 1.0, f"SamplingConfig.top_p is {self.top_p}; it must be greater than 0 and at most 1")
@@ -166,7 +178,7 @@ class LossConfig:
     num_microbatches: int = 1  # parts of a minibatch whose gradients are added up: the same update in less memory
 
     def __post_init__(self):
-        require(self.algorithm in ("grpo", "ppo"), f"LossConfig.algorithm is {self.algorithm!r}; choose 'grpo' or 'ppo'")
+        _require_types(self)
         _require_positive(self, "clip_eps", "value_clip_eps", "epochs", "num_minibatches", "num_microbatches")
         _require_between(self, 0.0, 1e6, "kl_coef", "entropy_coef", "value_coef")
         _require_between(self, 0.0, 1.0, "gamma", "gae_lambda")
@@ -186,6 +198,7 @@ class OptimizerConfig:
     max_skipped: int = 3  # steps in a row that only skip, because something is not finite or a spike, after which a run gives up
 
     def __post_init__(self):
+        _require_types(self)
         _require_positive(self, "learning_rate", "max_grad_norm", "max_skipped")
         _require_between(self, 0.0, 1e6, "spike_sigmas")
         _require_between(self, 0, 10**9, "warmup_steps", "weight_decay")
@@ -204,6 +217,7 @@ class MeshConfig:
     gather_for_rollout: bool = False  # what fsdp cuts is put together once a rollout instead of once a token: faster, and more memory
 
     def __post_init__(self):
+        _require_types(self)
         _require_positive(self, "data", "fsdp", "tensor")
 
     @property
@@ -221,11 +235,12 @@ class ProcessConfig:
     timeout: int = 300  # seconds that one waits for the others at the start
 
     def __post_init__(self):
+        _require_types(self)
         _require_positive(self, "num_processes", "timeout")
         _require_between(self, 0, self.num_processes - 1, "process_id")
         host, _, port = self.coordinator.rpartition(":")
         require(
-            self.coordinator in ("", "auto") or (host != "" and port.isdecimal()),
+            self.coordinator in ("", "auto") or (host != "" and port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 2**16),
             f"ProcessConfig.coordinator is {self.coordinator!r}; give host:port of process 0, or auto",
         )
         require(
@@ -264,8 +279,7 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self):
-        require(self.agent in AGENTS, f"Config.agent is {self.agent!r}; choose 'manager' or 'answerer'")
-        require(self.data in ("memdial", "locomo"), f"Config.data is {self.data!r}; choose 'memdial' or 'locomo'")
+        _require_types(self)
         _require_positive(self, "conversations", "steps", "save_every", "prompts_per_step", "group_size", "rollout_microbatches")
         _require_positive(self, "questions_per_state")
         _require_between(self, 0, 10**9, "validation_tasks")

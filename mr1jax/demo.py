@@ -4,12 +4,14 @@ Both learn by GRPO from nothing but exact match. What is evaluated are conversat
 wordings than any that trained the tokenizer, the warm start or the agents.
 """
 
+import json
 import time
 from pathlib import Path
 
 from mr1jax import evaluate, report
 from mr1jax.benchmark import compare
 from mr1jax.config import Config, replace, require
+from mr1jax.data.honesty import DATA_FILE, describe_data, summarise
 from mr1jax.data.memdial.world import CATEGORIES, conversations
 from mr1jax.evaluate import Row
 from mr1jax.model.weights import save_params
@@ -29,7 +31,12 @@ def run_demo(answerer: Config, manager: Config, folder: Path, eval_seed: int) ->
     folder.mkdir(parents=True, exist_ok=True)
     start = load_start(answerer)
     warm = start.params
-    test = encode(list(conversations("test", eval_seed, NUM_TEST_CONVERSATIONS)), start)
+    told = list(conversations("test", eval_seed, NUM_TEST_CONVERSATIONS))
+    known = list(conversations("train", TRAIN_SEED, max(answerer.conversations, manager.conversations)))
+    data = describe_data("memdial", {"train": known, "test": told})  # refuses a leak
+    report.write_whole(folder / DATA_FILE, json.dumps(data, indent=2) + "\n")
+    print(summarise(data))
+    test = encode(told, start)
     asked = len(evaluate.ask_at_end(test))
     require(asked >= MIN_QUESTIONS, f"draw {eval_seed} has {asked} questions, fewer than {MIN_QUESTIONS}; choose another --eval-seed")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 from mr1jax.agents.tasks import take
 from mr1jax.checkpoint import best_step, restore
 from mr1jax.config import Config, ProcessConfig, replace, require
-from mr1jax.data.datasets import read_split
+from mr1jax.data.datasets import read_splits
+from mr1jax.data.honesty import DATA_FILE, describe_data, summarise
+from mr1jax.data.records import Record
 from mr1jax.model.backbones import read_config
 from mr1jax.model.export import export_adapter, export_backbone
 from mr1jax.model.hub import find_backbone
@@ -31,7 +34,7 @@ RUN_CONFIG = "config.json"
 
 
 def run_experiment(config: Config, processes: ProcessConfig, folder: Path, data_dir: Path = Path("data"), profile: str = "") -> None:
-    """Trains `config` into `folder`: config.json, metrics.jsonl, checkpoints/, curves.png and the trained agent's weights.
+    """Trains `config` into `folder`: config.json, data.json, metrics.jsonl, checkpoints/, curves.png and the trained agent's weights.
 
     profile: steps such as "10:13" to trace into `folder/profile`.
 
@@ -43,8 +46,11 @@ def run_experiment(config: Config, processes: ProcessConfig, folder: Path, data_
     make_mesh(config.mesh)  # refuses what the devices cannot give before anything is read
     start = load_start(config)
     with first_alone("the data set is there"):
-        records = read_split(config.data, "train", data_dir)[: config.conversations]
-    tasks, validation = make_tasks(records, start), _validation(start, data_dir)
+        by_split = read_splits(config.data, data_dir, config.conversations)
+    data = describe_data(config.data, by_split)  # refuses a leak
+    tasks, validation = make_tasks(by_split["train"], start), _validation(by_split, start)
+    if is_first():
+        print(summarise(data))
     about = describe_agent(start.config, config.agent, start.params.get(BASE))
     description = f"train the {config.agent}"
     state, log, _ = train(
@@ -56,6 +62,7 @@ def run_experiment(config: Config, processes: ProcessConfig, folder: Path, data_
     if not is_first():
         return
     save_params(folder / f"{config.agent}.safetensors", trained, about)
+    write_whole(folder / DATA_FILE, json.dumps(data, indent=2) + "\n")
     write_whole(folder / RUN_CONFIG, json.dumps(dataclasses.asdict(replace(config, backbone=start.config.backbone)), indent=2) + "\n")
     draw_curves(folder / "curves.png", {config.agent: [(int(record["step"]), record["reward"]) for record in log]})
     chosen = "" if best is None else f"; its weights are of step {best}, the best on validation tasks"
@@ -63,12 +70,12 @@ def run_experiment(config: Config, processes: ProcessConfig, folder: Path, data_
     print(f"trained the {config.agent} for {len(log)} steps; {reward}{chosen}; see {folder}")
 
 
-def _validation(start: Start, data_dir: Path) -> Tasks | None:
-    """Makes the tasks that tell which step is the best: so many of the validation split, drawn by the seed of the run."""
+def _validation(by_split: Mapping[str, Sequence[Record]], start: Start) -> Tasks | None:
+    """Makes the tasks that tell which step is the best: so many of the validation split's, drawn by the seed of the run."""
     wanted = start.config.validation_tasks
     if not wanted:
         return None
-    tasks = make_tasks(read_split(start.config.data, "validation", data_dir)[: start.config.conversations], start)
+    tasks = make_tasks(by_split["validation"][: start.config.conversations], start)
     there = len(jax.tree.leaves(tasks)[0])
     require(wanted <= there, f"Config.validation_tasks is {wanted}, and the validation split has {there}; use at most that many")
     return take(tasks, np.random.default_rng(start.config.seed).permutation(there)[:wanted])

@@ -25,6 +25,7 @@ PyTree = Any
 PAD = 0  # the token id of padding in every tokenizer this library builds; never sampled, never scored
 NO_TERM = 0  # a hashed word that is not there; real hashes start at 1
 NO_SLOT = -1  # "no slot": what a retrieval or an operation carries where there is none
+NO_KIND = -1  # of a response that asks for nothing legal: an operation of this kind is refused as BAD_KIND
 NEVER = -1  # a time before the first turn
 
 

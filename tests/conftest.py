@@ -18,6 +18,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))  # a second run compiles little
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Forgets compiled programs between files once they take half of what a process may map: Linux allows 65,530 pieces of memory."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 30_000:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_network():
     """Lets sockets reach this machine only; anything else fails as it does where there is no network."""

@@ -12,6 +12,10 @@ MERGED = [
     b"",  # a token without bytes, such as "unknown"
 ]
 
+# What the labels of our two grammars say of the text so far: a token stands on one side of where one of them begins or ends.
+MANAGER_BORDERS = [r"DELETE [0-9]{1,2}", r"UPDATE [0-9]{1,2}", r"(DELETE [0-9]{1,2}\n)?ADD: ([^ \n].*)?", r"UPDATE [0-9]{1,2}: ([^ \n].*)?"]
+ANSWER_BORDERS = [r"(.+\n)*\*\*Answer:\*\* ([^ \n].*)?"]
+
 
 class FakeTokenizer:
     """PAD, the merged tokens, every single byte, and the end token last: not where the library's own tokenizer has it."""

@@ -17,8 +17,8 @@ from mr1jax.agents import answerer, manager
 from mr1jax.agents.rollout import AnswerTask, ManagerTask, answer, count_operations, manage, manager_rollout, replay
 from mr1jax.config import GREEDY, SamplingConfig, replace
 from mr1jax.memory.bank import apply_operations
-from mr1jax.structs import NO_SLOT, OperationKind, OperationStatus
-from mr1jax.text.metrics import exact_match
+from mr1jax.structs import NO_KIND, NO_SLOT, OperationKind, OperationStatus
+from mr1jax.text.metrics import exact_match, normalize_answer
 from mr1jax.text.parsing import ANSWER_PATTERN
 from mr1jax.text.words import hash_word, words
 
@@ -93,7 +93,7 @@ def terms_of(text):
 def carry_out(bank, tokens, said, shown):
     """Does to a `ReferenceBank` what a response (tokens without padding) asks for; returns the two statuses."""
     finished = tokens[-1] == TOKENIZER.eos_id
-    delete, kind, number, text = read_operation(TOKENIZER.decode(tokens[:-1])) if finished else (False, 0, None, "")
+    delete, kind, number, text = read_operation(TOKENIZER.decode(tokens[:-1])) if finished else (False, NO_KIND, None, "")
     slot = shown[number - 1] if number is not None and 1 <= number <= len(shown) else NO_SLOT
     size = max(n for n in range(len(tokens)) if TOKENIZER.decode(tokens[len(tokens) - 1 - n : -1]) == text) if text else 0  # with its space
     written = tokens[len(tokens) - 1 - size : -1][:WIDTH] if size else []
@@ -356,6 +356,11 @@ def graded(groups, answer_greedily):
     return tasks.replace(questions=tasks.questions.replace(answer=answers, answer_length=length)), said
 
 
+def has_word(text):
+    """Whether anything of an answer is compared: nothing is paid where not."""
+    return normalize_answer(text) != ""
+
+
 def test_manager_is_paid_the_share_of_questions_answered(rollout, graded, groups):
     """Oracle: each bank asked each question alone, the answer read as text and scored on the host; different prompts counted in a set."""
     tasks, said = graded
@@ -364,7 +369,7 @@ def test_manager_is_paid_the_share_of_questions_answered(rollout, graded, groups
     for p in range(P):
         golds = [bytes(tasks.questions.answer[p, q, : tasks.questions.answer_length[p, q]]).decode() for q in range(Q)]
         asked = np.flatnonzero(tasks.asked[p])
-        expected = [np.mean([exact_match(said[p, g, q], golds[q]) for q in asked]) for g in range(G)]
+        expected = [np.mean([exact_match(said[p, g, q], golds[q]) * has_word(said[p, g, q]) for q in asked]) for g in range(G)]
         np.testing.assert_array_equal(trajectory.reward[p], np.array(expected, np.float32))
     assert any(np.ptp(trajectory.reward[p]) > 0 for p in range(P))
     assert metrics["reward"] == np.mean(trajectory.reward, dtype=np.float32)

@@ -41,7 +41,7 @@ BAD = {
     "rank": (["train", "grpo_answer", "--lora.rank", "-1"], r"(?:.* )?LoraConfig.rank is -1; it must be from 0 to 100000.*"),
     "no projection": (["train", "grpo_answer", "--lora.targets", "q_proj"], r"invalid choice 'q_proj' .*--lora.targets.*"),
     "name alone": (["info", "qwen3-8b"], r"Qwen/Qwen3-8B cannot be fetched from the Hugging Face hub .*, or give the path of a folder"),
-    "no folder": (["info", "gone"], r"there is no folder gone; give a folder, an id .*"),
+    "no folder": (["info", "gone"], r"there is no folder 'gone'; give a folder, an id .*"),
     "no agent": (["train", "grpo_answer", "--agent", "reader"], r"invalid choice 'reader' for argument '--agent'. Expected .*"),
     "nothing to fit": (["fit"], "name an experiment, as in: mr1jax fit grpo_answer"),
     "no topology": (["fit", "grpo_answer"], r"Missing from mr1jax fit grpo_answer: --topology .*"),
@@ -65,7 +65,10 @@ BAD = {
         ["train", "grpo_answer", "--loss.num-microbatches", "5"],
         r".* loss.num_microbatches 5 times 1 devices does not .*; use 20.*",
     ),
-    "no backbone": (["train", "grpo_answer", "--backbone", "no/such/folder"], "there is no folder no/such/folder; give a folder, an id .*"),
+    "no backbone": (
+        ["train", "grpo_answer", "--backbone", "no/such/folder"],
+        "there is no folder 'no/such/folder'; give a folder, an id .*",
+    ),
     "no weights": (["train", "grpo_answer", "--manager-from", "gone"], r"there are no weights at gone/manager.safetensors; train .*"),
 }
 

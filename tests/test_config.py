@@ -69,6 +69,8 @@ OUT_OF_RANGE = {
         "weight_decay": (-0.1, 1e10, NAN),
         "b1": (*RATE, 1.0),  # Adam divides by 1 - b1
         "b2": (*RATE, 1.0),
+        "spike_sigmas": (-1.0, 1e7, NAN),
+        "max_skipped": COUNT,
     },
     ProcessConfig: {
         "num_processes": (*COUNT, 2),  # without a coordinator
@@ -81,6 +83,8 @@ OUT_OF_RANGE = {
         "data": ("babi",),
         "conversations": COUNT,
         "steps": COUNT,
+        "save_every": COUNT,
+        "validation_tasks": (-1, 10**10),
         "prompts_per_step": COUNT,
         "group_size": COUNT,
         "rollout_microbatches": COUNT,

@@ -151,6 +151,41 @@ def test_long_facts_are_cut_at_their_end_and_counted(tokenizer):
     assert count_cut_facts([record, SHORT], tokenizer, 9) == 0
 
 
+FACT, QUESTION = RECORD.facts[0], RECORD.questions[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"facts": (dataclasses.replace(FACT, text=" \n"),)}, r"the text of fact 0 of conversation 'r' is ' \\n'; give it a text"),
+        ({"facts": (dataclasses.replace(FACT, text=None),)}, "the text of fact 0 of conversation 'r' is None; give it a text"),
+        (
+            {"facts": (dataclasses.replace(FACT, date="\ud800"),)},
+            "the date of fact 0 of conversation 'r' holds half a character; replace it",
+        ),
+        ({"facts": (FACT, dataclasses.replace(FACT, speaker=2))}, "the speaker of fact 1 of conversation 'r' is 2; .* from 0 to 1"),
+        ({"facts": (FACT, dataclasses.replace(FACT, speaker=True))}, "the speaker of fact 1 of conversation 'r' is True; .* from 0 to 1"),
+        ({"questions": (dataclasses.replace(QUESTION, question=""),)}, "the question 0 of conversation 'r' is ''; give it a text"),
+        ({"questions": (dataclasses.replace(QUESTION, evidence=(3,)),)}, "the evidence of question 0 .* is 3; .* from 0 to 2"),
+        ({"questions": (dataclasses.replace(QUESTION, evidence=(-1,)),)}, "the evidence of question 0 .* is -1; .* from 0 to 2"),
+        ({"questions": (dataclasses.replace(QUESTION, evidence=(1, 1)),)}, "the evidence of question 0 .* is 1; .* from 2 to 2"),
+        ({"questions": (dataclasses.replace(QUESTION, asked_after=-1),)}, "the asked_after of question 0 .* is -1; it must be a number"),
+        ({"questions": (dataclasses.replace(QUESTION, category=2**31),)}, "the category of question 0 .* is 2147483648; .* from 0 to"),
+        ({"speakers": ("Ottilie",)}, "conversation 'r' has 1 speakers; give it two"),
+    ],
+)
+def test_a_record_that_points_at_nothing_is_refused(changes, sentence):
+    """Oracle: each sentence by hand. numpy would take -1 for the last fact, and a fact without a token is one that is not there."""
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        dataclasses.replace(RECORD, **{"questions": ()} | changes)
+
+
+def test_no_conversation_has_no_shape(tokenizer):
+    """Oracle: the sentence."""
+    with pytest.raises(ValueError, match="^there is no conversation to encode; give one or more$"):
+        EpisodeShape.fit([], tokenizer)
+
+
 def test_stack_adds_a_leading_axis(tokenizer):
     """Oracle: each conversation by itself."""
     shape = EpisodeShape.fit([RECORD, SHORT], tokenizer)

@@ -136,7 +136,7 @@ def test_a_run_starts_from_an_id_and_records_its_commit(hub, files, monkeypatch,
     (tmp_path / "run").mkdir()
     state = types.SimpleNamespace(params=start.params)
     monkeypatch.setattr(experiment, "train", lambda *_, **__: (state, [{"step": 1, "reward": 0.0}], 1))
-    monkeypatch.setattr(experiment, "read_split", lambda *_: [])
+    monkeypatch.setattr(experiment, "read_splits", lambda *_: {"train": []})
     monkeypatch.setattr(experiment, "make_tasks", lambda *_: None)
     experiment.run_experiment(config, ProcessConfig(), tmp_path / "run")
     assert json.loads((tmp_path / "run/config.json").read_text())["backbone"] == f"{REPOSITORY}@{NEW}"
@@ -161,7 +161,7 @@ def test_what_the_hub_does_not_give_is_one_sentence(hub):
     with pytest.raises(ValueError, match=rf"^the hub gives {REPOSITORY} to those who accepted its terms; accept them there and set HF_.*$"):
         find_backbone(NAME)
     for wrong in ("no/such/folder", "qwen", "@main", "Qwen/"):
-        with pytest.raises(ValueError, match=rf"^there is no folder {wrong}; give a folder, .* or one of qwen2.5-0.5b, qwen2.5-1.5b.*$"):
+        with pytest.raises(ValueError, match=rf"^there is no folder '{wrong}'; give a folder, .* or one of qwen2.5-0.5b, qwen2.5-1.5b.*$"):
             find_backbone(wrong)
 
 

@@ -426,5 +426,5 @@ def test_a_backbone_is_known_by_its_weights(backbone, tmp_path):
 def test_no_judge_is_none_and_no_backbone_one_sentence():
     """Oracle: by hand."""
     assert judge_models.open_judge("", "") is None
-    with pytest.raises(ValueError, match="^there is no folder nowhere; give a folder, an id"):
+    with pytest.raises(ValueError, match="^there is no folder 'nowhere'; give a folder, an id"):
         judge_models.open_judge("", "nowhere")

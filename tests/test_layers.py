@@ -18,10 +18,8 @@ FLOORS = (
     ("data", "rl"),
     ("agents",),
     ("step",),
-    tuple(
-        "train run_log validate evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start demo".split()
-    )
-    + ("fit", "fit_report", "judge", "judge_models", "category_report", "chat_report"),
+    tuple("train run_log validate evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start".split())
+    + ("audit", "audit_page", "demo", "fit", "fit_report", "judge", "judge_models", "category_report", "chat_report"),
     ("cli",),
     ("__main__",),
 )

@@ -1,6 +1,7 @@
 """LoCoMo from its file to records: a hand-made file with every kind of dirt, and the real one where LOCOMO_JSON names it."""
 
 import collections
+import copy
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import pathlib
 import pytest
 
 from mr1jax.data import datasets
-from mr1jax.data.locomo import paper, reader, source
+from mr1jax.data.locomo import mend, paper, reader, source
 from mr1jax.data.records import FEATURES, Fact, Question, Record, from_example, to_example
 
 FIXTURE = pathlib.Path(__file__).parent / "fixtures" / "locomo_tiny.json"  # invented people, the format and the dirt of the real file
@@ -123,6 +124,76 @@ def test_census_counts_the_dirt_of_the_hand_made_file(samples):
     }
 
 
+# A file of one's own ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_sound_passes_through_mending(samples):
+    """Oracle: the records of the hand-made file unmended, from both kinds of facts; of its dirt only what cites nothing is a fault."""
+    mended, faults = mend.mend(copy.deepcopy(samples))
+    for arguments in (("observations",), ("turns",), ("turns", False)):
+        assert [reader.to_record(sample, *arguments) for sample in mended] == [reader.to_record(sample, *arguments) for sample in samples]
+    assert faults == {"pieces of evidence that cite no turn there is, without effect": 2}  # "D", and D9:9
+
+
+def test_a_file_of_ones_own_is_read_with_one_warning_a_kind(samples, tmp_path, caplog):
+    """Oracle: by hand. Of six turns two lose their text and one is a stranger's; a session has no date."""
+    samples = copy.deepcopy(samples)
+    samples[0]["conversation"]["session_2"] = [{"speaker": "Bram", "dia_id": "D2:1"}, "And I painted the shed."]
+    samples[0]["conversation"]["session_10"][0]["speaker"] = "Nobody"
+    del samples[0]["conversation"]["session_1_date_time"]
+    (tmp_path / "own.json").write_text(json.dumps(samples[:1]))
+    (record,) = mend.read_conversations(tmp_path / "own.json", "turns")
+    assert record.facts == (
+        Fact("Ottilie: I planted a quince tree by the gate.", 0, "unknown day", "D1:1"),
+        Fact("Bram: Nice! I have seven hives now.", 1, "unknown day", "D1:2"),
+        Fact("Bram: Yes, at the harbour market.", 1, "20 June 2031", "D10:2"),
+    )
+    assert [question.evidence for question in record.questions] == [(0,), (1,), (), (0, 2), (), (), (), (), (0,), ()]
+    assert [message.removeprefix(f"{tmp_path}/own.json: ") for message in caplog.messages] == [
+        "8 pieces of evidence that cite no turn there is, without effect",
+        "1 sessions without a date, now of an unknown day",
+        "1 turns of nobody who takes part, left out",
+        "2 turns without text, left out",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"[", "own.json is no JSON \\(.*\\); give a file in the form of locomo10.json"),
+        (b"\xff\xfe[", "own.json is no JSON \\(.*\\); give a file"),
+        (b"[" * 100_000, "own.json is no JSON \\(.*\\); give a file"),
+        (b"{}", "the conversations are a dict; give a list of them, each with sample_id, conversation and qa"),
+        (b"[]", "the conversations are an empty list; give a list"),
+        (b'["x"]', "conversation 1 is 'x' without a conversation; give a dict with sample_id, conversation and qa"),
+        (b'[{"conversation": {}}]', "conversation 1 has the sample_id a NoneType; give it a text of its own"),
+        (
+            b'[{"sample_id": "a", "conversation": {"speaker_a": "Bram"}}]',
+            "has the speakers 'Bram' and ''; give speaker_a and",
+        ),
+        (b'[{"sample_id": "a", "conversation": {"speaker_a": "B", "speaker_b": "B "}}]', "has the speakers 'B' and 'B'; give"),
+        (
+            b'[{"sample_id": "a", "conversation": {"speaker_a": "B", "speaker_b": "C"}}]',
+            "'a' has no turns that can be read; give it some",
+        ),
+    ],
+)
+def test_what_is_no_conversation_is_refused_in_one_sentence(content, sentence, tmp_path):
+    """Oracle: each sentence by hand."""
+    (tmp_path / "own.json").write_bytes(content)
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        mend.read_conversations(tmp_path / "own.json", "turns")
+    assert "\n" not in str(refusal.value)
+
+
+def test_two_conversations_of_one_name_are_refused(samples, tmp_path):
+    """Oracle: the sentence, and the one for a file that is not there."""
+    with pytest.raises(ValueError, match="2 conversations have the sample_id 'conv-.*'; give each its own"):
+        mend.mend([samples[0], samples[1], samples[0]])
+    with pytest.raises(ValueError, match=r"gone.json cannot be read \(No such file or directory\); give a JSON file"):
+        mend.read_conversations(tmp_path / "gone.json")
+
+
 # Source -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +273,30 @@ def test_no_network_is_one_sentence_that_names_the_variable(monkeypatch, tmp_pat
 def test_record_survives_features(record):
     """Oracle: the record itself, through the bytes that TFDS stores, with letters beyond ASCII and with empty columns."""
     assert from_example(FEATURES.deserialize_example_np(FEATURES.serialize_example(to_example(record)))) == record
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": 7.5},
+        {"evidence": {"question": [0], "fact": [0.5]}},
+        {"facts": {"text": [b"x"], "speaker": [0.5], "date": [b""], "source": [b""], "kind": [b""]}},
+        {"speakers": [b"A"]},
+        {"facts": {"text": [b"x"]}},
+        {"facts": None},
+        {"evidence": {"question": [0], "fact": []}},
+        {"evidence": {"question": [5], "fact": [0]}},
+        {"evidence": {"question": [0], "fact": [9]}},
+        {"id": b"\xff"},
+    ],
+)
+def test_what_is_no_example_is_refused(changes):
+    """Oracle: one sentence for each way in which columns can be wrong; the columns unchanged are a record."""
+    record = Record("r", ("A", "B"), (Fact("A runs", 0, "1 May"),), (Question("Who?", "A", 1, (0,), 1),))
+    example = FEATURES.deserialize_example_np(FEATURES.serialize_example(to_example(record)))
+    assert from_example(example) == record
+    with pytest.raises(ValueError, match=r"^this is no example of a conversation \(.*\); delete the data set and build it again$"):
+        from_example(example | changes)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference_grammar import (
+    ANSWER_BORDERS,
+    MANAGER_BORDERS,
     MERGED,
     FakeTokenizer,
     legal_text,
@@ -14,12 +16,10 @@ from reference_grammar import (
     tokenize_at_random,
 )
 
-from mr1jax.structs import NO_SLOT, PAD, OperationKind
+from mr1jax.structs import NO_KIND, NO_SLOT, PAD
 from mr1jax.text.parsing import ANSWER_PATTERN, MANAGER_PATTERN, answer_grammar, manager_grammar, parse_answer, parse_operation
 
 LENGTH = 56
-MANAGER_BORDERS = [r"DELETE [0-9]{1,2}", r"UPDATE [0-9]{1,2}", r"(DELETE [0-9]{1,2}\n)?ADD: ([^ \n].*)?", r"UPDATE [0-9]{1,2}: ([^ \n].*)?"]
-ANSWER_BORDERS = [r"(.+\n)*\*\*Answer:\*\* ([^ \n].*)?"]
 parse_operations = jax.jit(jax.vmap(parse_operation, in_axes=(None, 0, 0)))
 parse_answers = jax.jit(jax.vmap(parse_answer, in_axes=(None, 0, 0)))
 
@@ -56,13 +56,13 @@ def text_of(tokenizer, tokens_R, length):
 
 
 def test_operation_is_what_its_text_says(tokenizer):
-    """Oracle: `re.fullmatch`, borders and string methods, on 1,500 responses, many of them damaged; what is not legal is a NOOP."""
+    """Oracle: `re.fullmatch`, borders and string methods, on 1,500 responses, many of them damaged; what is not legal has no kind."""
     tokens_BR, length_B = random_responses(np.random.default_rng(0), tokenizer, random_manager_text, 1500)
     parsed = jax.tree.map(np.asarray, parse_operations(manager_grammar(tokenizer), tokens_BR, length_B))
     seen = set()
     for index, (tokens_R, length) in enumerate(zip(tokens_BR, length_B, strict=True)):
         text = legal_text(tokenizer, tokens_R, length, MANAGER_PATTERN, MANAGER_BORDERS)
-        delete, kind, slot, line = (False, OperationKind.NOOP, None, "") if text is None else read_operation(text)
+        delete, kind, slot, line = (False, NO_KIND, None, "") if text is None else read_operation(text)
         assert parsed.delete[index] == delete
         assert parsed.kind[index] == kind
         assert parsed.slot[index] == (NO_SLOT if slot is None else slot)
@@ -97,12 +97,12 @@ def test_examples_of_every_form():
         (b"DELETE", b" ", b"12"): (True, 0, 12, []),
         (b"DELETE", b" 3", b"\n", b"ADD:", " 中".encode(), b" 3"): (True, 1, 3, [" 中".encode(), b" 3"]),
         (b"DELETE", b" 3", b"\nADD:", b" Mia"): (True, 1, 3, [b" Mia"]),
-        (b"DELETE", b" 3", b"\n"): (False, 0, NO_SLOT, []),  # cut off
-        (b"UPDATE", b" ", b"3:", b" Mia"): (False, 0, NO_SLOT, []),  # a token across a border
-        (b"UPDATE", b" 3", b": ", b"Mia"): (False, 0, NO_SLOT, []),  # a text begins with its space
-        (b"ADD:",): (False, 0, NO_SLOT, []),
-        (b"ADD:", b" "): (False, 0, NO_SLOT, []),
-        (b"ADD:", b"  ", b"Mia"): (False, 0, NO_SLOT, []),
+        (b"DELETE", b" 3", b"\n"): (False, NO_KIND, NO_SLOT, []),  # cut off
+        (b"UPDATE", b" ", b"3:", b" Mia"): (False, NO_KIND, NO_SLOT, []),  # a token across a border
+        (b"UPDATE", b" 3", b": ", b"Mia"): (False, NO_KIND, NO_SLOT, []),  # a text begins with its space
+        (b"ADD:",): (False, NO_KIND, NO_SLOT, []),
+        (b"ADD:", b" "): (False, NO_KIND, NO_SLOT, []),
+        (b"ADD:", b"  ", b"Mia"): (False, NO_KIND, NO_SLOT, []),
     }
     for pieces, (delete, kind, slot, text) in examples.items():
         tokens = [*(tokenizer.pieces.index(piece) for piece in pieces), tokenizer.eos_id]

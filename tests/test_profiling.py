@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import jax
 import numpy as np
@@ -34,7 +35,8 @@ def test_a_trace_has_its_steps_and_their_phases(tmp_path, names_as_written):
     steps = [int(event["args"]["step_num"]) for event in events if event.get("name") == "step" and "step_num" in event.get("args", {})]
     assert sorted(set(steps)) == [2, 3]
     named = xprof.read_bytes()
-    assert not [phase for phase in PHASES if f"/{phase}/".encode() not in named]
+    # "jvp(prefill)" where the pass is kept for the loss; "/decode/" elsewhere
+    assert not [phase for phase in PHASES if not re.search(rf"[/(]{phase}[/)]".encode(), named)]
     for record in records:
         assert 0 <= record["data_seconds"] <= record["seconds"]
         drawn = record["response_tokens"] * config.prompts_per_step * config.group_size

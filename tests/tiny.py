@@ -86,6 +86,7 @@ CONFIG = Config(
 )
 
 
+_init = jax.jit(init_params, static_argnums=0)  # not operation by operation, each of which is a program to compile
 LANGUAGE = make_language(TOKENIZER, max(CONFIG.manager.num_shown, CONFIG.answerer.num_shown))
 
 
@@ -108,7 +109,7 @@ def unoptimised():
 
 def params(seed=0, scale=1.0, config=CONFIG):
     """Random parameters; a scale above 1 makes what an agent says depend more on what it reads."""
-    return jax.tree.map(lambda x: x * scale, init_params(config.model, jax.random.key(seed)))
+    return jax.tree.map(lambda x: x * scale, _init(config.model, jax.random.key(seed)))
 
 
 def both(seed=0, scale=1.0, config=CONFIG):

@@ -10,6 +10,7 @@ ends the training, Ctrl-C too, tears the TPU down.
 """
 
 import argparse
+import re
 import shlex
 import shutil
 import subprocess
@@ -133,7 +134,7 @@ class Launch:
 
     def _launch(self) -> int:
         processes = ["--coordinator", "auto"] if has_several_workers(self.options.type) else []
-        arguments = shlex.join([*processes, *self.options.overrides])
+        arguments = shlex.join([*processes, *self.options.overrides]).replace("$", "$$")  # which make would read as a variable
         train = ["make", "-C", "mr1jax", "train-tpu", f"EXP={self.options.experiment}", f"ARGS={arguments}"]
         return self._on_all(shlex.join(train), meanwhile=self._fetch)
 
@@ -150,8 +151,8 @@ class Launch:
 
 def runtime(accelerator: str) -> str:
     """Names the software of a TPU VM by its accelerator type; raises ValueError for a type that is not known here."""
-    generation = accelerator.partition("-")[0]
-    if generation not in RUNTIMES or not accelerator.rpartition("-")[2].isdigit():
+    generation, _, size = accelerator.partition("-")
+    if generation not in RUNTIMES or not re.fullmatch("[0-9]+", size):
         raise ValueError(f"--type is {accelerator!r}; give one such as v5litepod-16, v5p-8 or v6e-8")
     return RUNTIMES[generation]
 
@@ -159,6 +160,13 @@ def runtime(accelerator: str) -> str:
 def has_several_workers(accelerator: str) -> bool:
     """Tells whether a TPU of this type has more than one machine, which holds above eight chips, or eight cores of a v5p."""
     return int(accelerator.rpartition("-")[2]) > 8
+
+
+def require_name(option: str, name: str) -> None:
+    """Raises ValueError for what Google Cloud has no name like, such as a path, an option or a command."""
+    domain = r"(?:[a-z0-9][a-z0-9.-]*:)?" if option == "--project" else ""  # of the oldest projects
+    if not re.fullmatch(domain + r"[a-z](?:[a-z0-9-]*[a-z0-9])?", name):
+        raise ValueError(f"{option} is {name!r}; give a name of small letters, digits and hyphens")
 
 
 def read_options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -187,6 +195,8 @@ def main() -> None:
         if options.experiment not in names:
             raise ValueError(f"there is no experiment {options.experiment!r}; choose one of {', '.join(names)}")
         runtime(options.type)
+        for name in ("tpu", "zone", "project"):
+            require_name(f"--{name}", getattr(options, name))
         if not options.dry_run and not shutil.which("gcloud"):
             raise ValueError("there is no gcloud here; install the Google Cloud CLI, or see what would be run with DRY_RUN=1")
     except ValueError as error:

@@ -15,7 +15,7 @@ from mr1jax.structs import Array, MemoryBank, Retrieval
 from mr1jax.text.detokenize import token_bytes
 from mr1jax.text.packing import Segment
 from mr1jax.text.parsing import parse_answer
-from mr1jax.text.scoring import exact_match
+from mr1jax.text.scoring import exact_match, normalize
 
 
 @struct.dataclass
@@ -67,9 +67,11 @@ def answer_bytes(response_R: Array, length: Array, language: Language, capacity:
 def reward(response_R: Array, length: Array, question: AskedQuestion, language: Language) -> Array:
     """Pays 1 where the answer equals the gold one after normalisation, else 0: the paper's exact match, of the response alone.
 
-    Room for twice the gold's bytes and more: an answer that overflows it is longer than the gold in any case.
+    Room for twice the gold's bytes and more: an answer that overflows it is longer than the gold in any case. An answer without a word
+    earns nothing, whatever the gold: else a gold of which normalisation leaves nothing would pay for silence.
     """
     capacity = 2 * question.answer.shape[0]
     written, num_bytes = answer_bytes(response_R, length, language, capacity)
-    equal = exact_match((written, jnp.minimum(num_bytes, capacity)), (question.answer, question.answer_length))
-    return jnp.where(num_bytes <= capacity, equal, 0.0)
+    answer = written, jnp.minimum(num_bytes, capacity)
+    equal = exact_match(answer, (question.answer, question.answer_length))
+    return jnp.where((num_bytes <= capacity) & (normalize(answer)[1] > 0), equal, 0.0)

@@ -57,7 +57,8 @@ def observe(bank: MemoryBank, fact: NewFact, dates: Dates, language: Language, c
 def act(view: ManagerView, fact: NewFact, response_R: Array, length: Array, language: Language, num_terms: int) -> Operation:
     """Reads a response as MAX_OPERATIONS operations, stacked: a DELETE or NOOP, then an ADD, UPDATE or NOOP.
 
-    A number that stands for no memory shown gives NO_SLOT, which `apply_operation` refuses. The text is cut to the width of a slot.
+    A number that stands for no memory shown gives NO_SLOT, and a response that is not legal NO_KIND; `apply_operation` refuses both and
+    says why. The text is cut to the width of a slot.
     """
     parsed = parse_operation(language.manager, response_R, length)
     named = (parsed.slot >= 1) & (parsed.slot <= view.shown.slot.size)

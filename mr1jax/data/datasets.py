@@ -33,9 +33,18 @@ def build_dataset(name: str, data_dir: str | Path) -> tfds.core.DatasetBuilder:
     return builder
 
 
+SPLITS = ("train", "validation", "test")
+
+
 def read_split(name: str, split: str, data_dir: str | Path) -> list[Record]:
     """Reads the records of one split ("train", "validation", "test"), preparing the data set first where it is not there."""
     builder = build_dataset(name, data_dir)
     if split not in builder.info.splits:
         raise ValueError(f"{name} has no split {split!r}; choose one of {', '.join(builder.info.splits)}")
     return [from_example(example) for example in builder.as_data_source(split=split)]
+
+
+def read_splits(name: str, data_dir: str | Path, num_train: int) -> dict[str, list[Record]]:
+    """Reads all splits, of the training split the first `num_train` conversations: what a run trains on, and what it will be tested on."""
+    by_split = {split: read_split(name, split, data_dir) for split in SPLITS}
+    return by_split | {"train": by_split["train"][:num_train]}

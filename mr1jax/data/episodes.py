@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from mr1jax.config import require
 from mr1jax.data.records import Record
 from mr1jax.structs import PAD, Conversation
 from mr1jax.text.tokenizer import Tokenizer
@@ -29,8 +30,9 @@ class EpisodeShape:
 
     @classmethod
     def fit(cls, records: Iterable[Record], tokenizer: Tokenizer, slot_width: int | None = None) -> "EpisodeShape":
-        """Returns the smallest shape that holds all records, in facts no wider than `slot_width` where it is given."""
+        """Returns the smallest shape that holds all records, in facts no wider than `slot_width` where it is given; there must be one."""
         texts = [_encode_texts(record, tokenizer) for record in records]
+        require(len(texts) > 0, "there is no conversation to encode; give one or more")
         count = {kind: max(len(text[kind]) for text in texts) for kind in texts[0]}
         width = {kind: max((len(row) for text in texts for row in text[kind]), default=0) for kind in texts[0]}
         return cls(

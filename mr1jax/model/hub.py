@@ -14,7 +14,9 @@ from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFound
 from mr1jax.config import require
 from mr1jax.model.backbones import BACKBONES
 
-_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_PART = r"\w(?:[\w.-]*\w)?"  # no "..", and no "-" in front
+_ID = re.compile(rf"(?!.*\.\.){_PART}/{_PART}", re.ASCII)
+_REVISION = re.compile(rf"(?!.*\.\.){_PART}(?:/{_PART})*", re.ASCII)
 SETTINGS = ("config.json",)
 _FETCHED = ("*.safetensors", "*.json", "*.jinja")
 _LEFT = ["*/*"]  # folders inside a model hold it in other formats
@@ -36,7 +38,11 @@ def find_backbone(backbone: str, fetched: Sequence[str] = _FETCHED) -> tuple[str
     repository = BACKBONES.get(name, name)
     require(
         _ID.fullmatch(repository) is not None,
-        f"there is no folder {backbone}; give a folder, an id of the Hugging Face hub as owner/model, or one of {', '.join(BACKBONES)}",
+        f"there is no folder {backbone!r}; give a folder, an id of the Hugging Face hub as owner/model, or one of {', '.join(BACKBONES)}",
+    )
+    require(
+        not revision or _REVISION.fullmatch(revision) is not None,
+        f"{revision!r} names no commit, tag or branch of {repository}; leave it out, or give one",
     )
     folder = _fetch(repository, revision or "main", fetched)
     return f"{repository}@{folder.name}", folder

@@ -7,6 +7,7 @@ which is which.
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,10 +106,14 @@ def _locate(folder: Path) -> dict[str, Path]:
     """Returns {tensor: file} by the index, or by the one file there is."""
     if (folder / INDEX).is_file():
         try:
-            weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
-        except (json.JSONDecodeError, KeyError) as error:
+            weight_map = dict(json.loads((folder / INDEX).read_text())["weight_map"])
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / INDEX} is no index of weights; download it again") from error
         for name, file in weight_map.items():
+            require(
+                _is_file_name(file),
+                f"{folder / INDEX} says that {name} is in {file!r}, which is no safetensors file beside it; do not use it",
+            )
             require((folder / file).is_file(), f"{folder / INDEX} says that {name} is in {file}, which is not there; download it again")
         return {name: folder / file for name, file in weight_map.items()}
     if not (folder / SINGLE).is_file():
@@ -117,6 +122,11 @@ def _locate(folder: Path) -> dict[str, Path]:
         raise ValueError(f"{folder} holds {reason}; give a folder with {SINGLE} or {INDEX}")
     with _open(folder / SINGLE) as file:
         return dict.fromkeys(file.keys(), folder / SINGLE)
+
+
+def _is_file_name(file: object) -> bool:
+    """Tells whether this names a file of weights in the folder itself: an index may hold anything."""
+    return isinstance(file, str) and re.fullmatch(r"[\w.-]+\.safetensors", file, re.ASCII) is not None
 
 
 def _open(path: Path):

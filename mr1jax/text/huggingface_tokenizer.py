@@ -87,8 +87,9 @@ class HuggingFaceTokenizer:
             text = environment.from_string(template).render(
                 messages=[{"role": "user", "content": _MESSAGE}], add_generation_prompt=True, enable_thinking=False, **settings
             )
-        except jinja2.TemplateError as error:
-            raise ValueError(f"the chat template of {self._folder} cannot be rendered ({error}); download it again") from error
+        except Exception as error:  # a template is somebody else's program: it may raise anything
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the chat template of {self._folder} cannot be rendered ({reason}); download it again") from error
         parts = text.split(_MESSAGE)
         require(len(parts) == 2, f"the chat template of {self._folder} writes a user's message {len(parts) - 1} times; it has to be once")
         self._model.encode_special_tokens = False

@@ -65,7 +65,8 @@ def f1_locomo(pred: str, gold: str, category: int) -> float:
     """Returns the F1 of LoCoMo (arXiv 2402.17753, `task_eval/evaluation.py`): stemmed words, and a rule for each category.
 
     1 (multi-hop): both are lists at commas; the mean, over the gold parts, of the best predicted part. 3 (open-domain): the gold answer
-    ends at its first semicolon. 5 (adversarial): 1 if the prediction says that there is no such information, else 0.
+    ends at its first semicolon. 5 (adversarial): 1 if the prediction says that there is no such information, else 0. A list of all that
+    could be meant scores 1 in category 1, as published: a figure for a table, and nothing to train by.
     """
     if category == _ADVERSARIAL:
         return float(any(refusal in pred.lower() for refusal in _REFUSALS))

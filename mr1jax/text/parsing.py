@@ -1,15 +1,15 @@
 """The two forms that the agents write in, and how a finished response is read: by the grammar states it went through, inside jit.
 
 The patterns are about the exact bytes of the tokens. A response does not begin with a space, so text that is encoded to imitate loses
-the space that sentencepiece puts first. Both readers are total: what is illegal, or was cut off before its end token, reads as NOOP or
-as an empty answer. The tokens of a text keep their leading space, " Mia".
+the space that sentencepiece puts first. Both readers are total: what is illegal, or was cut off before its end token, reads as an
+operation that the bank refuses or as an empty answer. The tokens of a text keep their leading space, " Mia".
 """
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from mr1jax.structs import NO_SLOT, PAD, Array, OperationKind
+from mr1jax.structs import NO_KIND, NO_SLOT, PAD, Array, OperationKind
 from mr1jax.text.grammar import DONE, Grammar, advance, compile_grammar
 from mr1jax.text.packing import Segment
 from mr1jax.text.tokenizer import Tokenizer
@@ -34,8 +34,9 @@ marker is the first line that begins with it, and the answer may say anything.""
 class ParsedOperation:
     """What a Manager response asks for: first the DELETE, if any, then the kind.
 
-    delete: bool[]; kind: int32[], an `OperationKind` that is NOOP, ADD or UPDATE; slot: int32[], the number after DELETE or UPDATE,
-    NO_SLOT without one; text: `Segment` of capacity R, the text after ADD or UPDATE, empty without one.
+    delete: bool[]; kind: int32[], an `OperationKind` that is NOOP, ADD or UPDATE, or NO_KIND of a response that is not legal in full;
+    slot: int32[], the number after DELETE or UPDATE, NO_SLOT without one; text: `Segment` of capacity R, the text after ADD or UPDATE,
+    empty without one.
     """
 
     delete: Array
@@ -60,13 +61,13 @@ def answer_grammar(tokenizer: Tokenizer) -> Grammar:
 
 def parse_operation(grammar: Grammar, tokens_R: Array, length: Array) -> ParsedOperation:
     """Reads a Manager response of R tokens, of which the first length count, the end token included."""
-    within = _labels_within(grammar, tokens_R, length)
+    legal, within = _read(grammar, tokens_R, length)
     slot_R = within["delete_slot"] | within["update_slot"]
     text_R = within["add_text"] | within["update_text"]
     text_kind = jnp.where(jnp.any(within["add_text"]), OperationKind.ADD, OperationKind.UPDATE)
     return ParsedOperation(
         delete=jnp.any(within["delete_slot"]),
-        kind=jnp.where(jnp.any(text_R), text_kind, OperationKind.NOOP).astype(jnp.int32),
+        kind=jnp.where(legal, jnp.where(jnp.any(text_R), text_kind, OperationKind.NOOP), NO_KIND).astype(jnp.int32),
         slot=jnp.where(jnp.any(slot_R), _read_number(grammar, tokens_R, slot_R), NO_SLOT),
         text=_cut_out(tokens_R, text_R),
     )
@@ -74,11 +75,11 @@ def parse_operation(grammar: Grammar, tokens_R: Array, length: Array) -> ParsedO
 
 def parse_answer(grammar: Grammar, tokens_R: Array, length: Array) -> Segment:
     """Reads the answer, a `Segment` of capacity R, from a response of R tokens, of which the first length count, end token included."""
-    return _cut_out(tokens_R, _labels_within(grammar, tokens_R, length)["answer"])
+    return _cut_out(tokens_R, _read(grammar, tokens_R, length)[1]["answer"])
 
 
-def _labels_within(grammar: Grammar, tokens_R: Array, length: Array) -> dict[str, Array]:
-    """Returns {name: bool[R]}: which label each token carries. None does in a response that is not finished."""
+def _read(grammar: Grammar, tokens_R: Array, length: Array) -> tuple[Array, dict[str, Array]]:
+    """Returns whether a response is legal and finished, and {name: bool[R]}: which label each token carries, none where it is not."""
     tokens_R = jnp.where(jnp.arange(tokens_R.shape[0]) < length, tokens_R, PAD)
 
     def step(state, token):
@@ -86,7 +87,7 @@ def _labels_within(grammar: Grammar, tokens_R: Array, length: Array) -> dict[str
         return state, state
 
     final, state_R = jax.lax.scan(step, grammar.initial, tokens_R)
-    return {name: label_Z[state_R] & (final == DONE) for name, label_Z in grammar.labels.items()}
+    return final == DONE, {name: label_Z[state_R] & (final == DONE) for name, label_Z in grammar.labels.items()}
 
 
 def _read_number(grammar: Grammar, tokens_R: Array, mask_R: Array) -> Array:

@@ -4,17 +4,19 @@ A conversation of the file is a dict with `sample_id`, `conversation` (turns by 
 wrote about each session, each citing its turns) and `qa`. A turn's id is `D<session>:<turn>`, both from 1.
 """
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from mr1jax.config import require
 from mr1jax.data.records import Fact, Question, Record
 
 FactSource = Literal["observations", "turns"]
 ADVERSARIAL = 5  # this category has no gold answers; the paper leaves it out (arXiv 2508.19828, section 4.1)
 
-_TURN_ID = re.compile(r"D:?(\d+):(\d+)")
+_TURN_ID = re.compile(r"D:?([0-9]{1,9}):([0-9]{1,9})(?![0-9])")
 
 
 def split_of(sample_id: str) -> str:
@@ -27,8 +29,10 @@ def to_record(sample: Mapping[str, Any], source: FactSource = "observations", ca
 
     source: "observations", what LoCoMo's own extraction wrote, or "turns", all that was said; captions: append to a turn the
     caption of the picture it shares. The evidence of a question is every fact that cites one of its turns: possibly none.
+    Raises ValueError where there is no fact. A conversation that is not of the published file goes through `mend` first.
     """
     facts = tuple(_observations(sample) if source == "observations" else _turns(sample, captions))
+    require(len(facts) > 0, f"conversation {sample['sample_id']!r:.60} has no {source} that can be read; give it some, or read other facts")
     citing = defaultdict(set)
     for index, fact in enumerate(facts):
         for turn in fact.source.split():
@@ -103,12 +107,16 @@ def _speakers(sample: Mapping[str, Any]) -> tuple[str, str]:
     return sample["conversation"]["speaker_a"], sample["conversation"]["speaker_b"]
 
 
+def day_of(date_time: str) -> str:
+    """Returns "8 May 2023" of "1:56 pm on 8 May, 2023", and a text without a time as it is."""
+    return _tidy(date_time.rpartition(" on ")[2].replace(",", ""))
+
+
 def _sessions(sample: Mapping[str, Any]) -> Iterator[tuple[int, str, list[Mapping[str, Any]]]]:
     """Yields number, date ("8 May 2023") and turns of each session. One conversation dates sessions that it does not have."""
     conversation = sample["conversation"]
     for number in sorted(int(key.removeprefix("session_")) for key in conversation if re.fullmatch(r"session_\d+", key)):
-        _, date = conversation[f"session_{number}_date_time"].split(" on ")  # "1:56 pm on 8 May, 2023"
-        yield number, date.replace(",", ""), conversation[f"session_{number}"]
+        yield number, day_of(conversation[f"session_{number}_date_time"]), conversation[f"session_{number}"]
 
 
 def _turns(sample: Mapping[str, Any], captions: bool) -> Iterator[Fact]:
@@ -126,8 +134,12 @@ def _observations(sample: Mapping[str, Any]) -> Iterator[Fact]:
     for number, date, _ in _sessions(sample):
         by_speaker = sample["observation"][f"session_{number}_observation"]
         cited = [(cited_turns(ids), name, text) for name, pairs in by_speaker.items() for text, ids in pairs]
-        for turns, name, text in sorted(cited, key=lambda entry: min(int(turn.split(":")[1]) for turn in entry[0])):
+        for turns, name, text in sorted(cited, key=lambda entry: _first_turn(entry[0])):
             yield Fact(_tidy(text), speakers.index(name), date, source=" ".join(turns))
+
+
+def _first_turn(turns: Sequence[str]) -> float:
+    return min((int(turn.split(":")[1]) for turn in turns), default=math.inf)
 
 
 def _tidy(value: str | int) -> str:
