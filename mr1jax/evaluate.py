@@ -243,7 +243,9 @@ def _read_answer(reply: _Replies, bank: MemoryBank, told: Conversation, conversa
     )
 
 
-def _read_memories(bank: MemoryBank, slots: Sequence[int] | np.ndarray, told: Conversation, text_of: TextOf) -> tuple[list[str], tuple[str, ...]]:
+def _read_memories(
+    bank: MemoryBank, slots: Sequence[int] | np.ndarray, told: Conversation, text_of: TextOf
+) -> tuple[list[str], tuple[str, ...]]:
     """Reads slots of one bank: their texts, and each as a line with its date."""
     texts = [text_of(bank.tokens[slot], bank.length[slot]) for slot in slots]
     dates = [text_of(told.date_tokens[time], told.date_length[time]) for time in bank.updated[slots]]

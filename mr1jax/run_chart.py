@@ -17,32 +17,36 @@ _DOT = 2.5  # radius of a validation score
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Of a chart, in the units of its text: the whole, what is left of it for figures and below it for steps, and letters."""
+    """Of a chart: the whole, the room below for steps, and the letters, in one unit; and about how many figures an axis has."""
 
     width: float
     height: float
-    left: float
     bottom: float
     font: float
     num_ticks: int
 
 
-LARGE = Size(640, 340, 52, 40, 14, 6)
-SMALL = Size(320, 170, 44, 24, 12, 4)
+LARGE = Size(640, 340, 40, 14, 6)
+SMALL = Size(320, 170, 24, 12, 4)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plane:
-    """Where steps and values lie: `low` to `high` of both, (step, value). What lies outside is drawn at the edge."""
+    """Where steps and values lie. steps: first and last; ticks: values that have a line. What lies outside is drawn at the edge."""
 
     size: Size
-    low: tuple[float, float]
-    high: tuple[float, float]
+    steps: tuple[float, float]
+    ticks: tuple[float, ...]
+
+    @property
+    def left(self) -> float:
+        """Where the figures of the values end."""
+        return self.size.font * (1 + 0.6 * max(len(_figure(value)) for value in self.ticks))
 
     def points(self, step_N: Sequence[float] | np.ndarray, value_N: Sequence[float] | np.ndarray) -> list[tuple[float, float]]:
         size, top = self.size, self.size.font
-        x_N = size.left + _share(step_N, self.low[0], self.high[0]) * (size.width - size.left - size.font)
-        y_N = top + (1 - _share(value_N, self.low[1], self.high[1])) * (size.height - size.bottom - top)
+        x_N = self.left + _share(step_N, *self.steps) * (size.width - self.left - size.font)
+        y_N = top + (1 - _share(value_N, self.ticks[0], self.ticks[-1])) * (size.height - size.bottom - top)
         return list(zip(x_N.tolist(), y_N.tolist(), strict=True))
 
 
@@ -69,7 +73,9 @@ def key(place: int) -> Markup:
 
 
 def _in_words(title: str, curves: Sequence[tuple[int, Curve]]) -> str:
-    lines = (f"{c.name} from {c.mean_N[0]:.3g} at step {c.step_N[0]} to {c.mean_N[-1]:.3g} at step {c.step_N[-1]}" for _, c in curves)
+    lines = (
+        f"{c.name} from {c.mean_N[0]:.3g} at step {c.step_N[0]:.0f} to {c.mean_N[-1]:.3g} at step {c.step_N[-1]:.0f}" for _, c in curves
+    )
     return f"{title} against training step: {'; '.join(lines)}"
 
 
@@ -80,31 +86,34 @@ def _plane(curves: Sequence[Curve], size: Size, highest: float) -> _Plane:
     values += [np.array([score for _, score in curve.validation]) for curve in curves]
     value_N = np.concatenate(values)
     step_N = np.concatenate([curve.step_N for curve in curves])
-    ticks = _ticks(float(value_N.min()), float(value_N.max()), size)
-    return _Plane(size, (float(step_N.min()), ticks[0]), (float(step_N.max()), ticks[-1]))
+    return _Plane(size, (float(step_N.min()), float(step_N.max())), _ticks(float(value_N.min()), float(value_N.max()), size))
 
 
-def _ticks(low: float, high: float, size: Size) -> list[float]:
+def _ticks(low: float, high: float, size: Size) -> tuple[float, ...]:
     """Finds round figures of which the first is at most `low` and the last at least `high`."""
     if high - low < 1e-9 * max(1.0, abs(high)):
         low, high = (0.0, 1.0) if low == 0 else (min(0.0, low), max(0.0, high))
-    return list(MaxNLocator(size.num_ticks, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
+    return tuple(MaxNLocator(size.num_ticks, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
 
 
 def _axes(plane: _Plane) -> Markup:
     size = plane.size
     shapes = []
-    for value in _ticks(plane.low[1], plane.high[1], size):
-        ((x, y),) = plane.points([plane.low[0]], [value])
+    for value in plane.ticks:
+        ((x, y),) = plane.points(plane.steps[:1], [value])
         shapes.append(Markup('<path class="grid" d="M{:.1f} {:.1f}H{:.1f}"/>').format(x, y, size.width - size.font))
-        shapes.append(_text(x - 6, y + size.font / 3, "end", f"{value:.6g}"))
-    steps = MaxNLocator(size.num_ticks, integer=True).tick_values(plane.low[0], plane.high[0])
-    for step in (step for step in steps if plane.low[0] <= step <= plane.high[0]):
-        ((x, y),) = plane.points([step], [plane.low[1]])
+        shapes.append(_text(x - 6, y + size.font / 3, "end", _figure(value)))
+    steps = MaxNLocator(size.num_ticks, integer=True).tick_values(*plane.steps)
+    for step in (step for step in steps if plane.steps[0] <= step <= plane.steps[1]):
+        ((x, y),) = plane.points([step], plane.ticks[:1])
         shapes.append(_text(x, y + 1.4 * size.font, "middle", f"{step:.0f}"))
     if size is LARGE:
-        shapes.append(_text((size.left + size.width) / 2, size.height - 4, "middle", "training step"))
+        shapes.append(_text((plane.left + size.width) / 2, size.height - 4, "middle", "training step"))
     return Markup().join(shapes)
+
+
+def _figure(value: float) -> str:
+    return f"{value:.6g}"
 
 
 def _text(x: float, y: float, anchor: str, text: str) -> Markup:

@@ -77,7 +77,7 @@ def own_row(run: Run, source: str) -> str:
 
 
 def _compare(before: tuple[Run, str], after: tuple[Run, str], source: str) -> Comparison:
-    one, other = (f"{run.name}: {row}" for run, row in (before, after))
+    one, other = (f"{run.name}, {row}" for run, row in (before, after))
     replies, others = (_read_replies(run.evaluations[source], row) for run, row in (before, after))
     for (run, _), found in ((before, replies), (after, others)):
         if not found:
@@ -139,6 +139,6 @@ def _read_lines(path: Path, read: Callable[[dict[str, Any]], T]) -> list[T]:
     for number, line in enumerate(lines, 1):
         try:
             found.append(read(json.loads(line)))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {number}, is not what mr1jax eval writes; run it again") from error
     return found

@@ -75,6 +75,6 @@ def _read(content: bytes, path: Path) -> list[Record]:
             records.append(
                 {name: math.nan if value is None else float(value) for name, value in record.items()} | {"step": int(record["step"])}
             )
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {number}, is no record of a step; {_REMEDY}") from error
     return records

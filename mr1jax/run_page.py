@@ -96,8 +96,8 @@ def _summary(run: Run, groups: Sequence[Group]) -> dict[str, Any]:
         "steps": f"{len(run.log)} of {config.steps}",
         "data": f"{config.data}, {config.conversations} conversations",
         "start": (config.backbone or "the tiny model that ships") + adapter,
-        "reward": f"{alone[0][1].mean_N[0]:.3f} → {alone[0][1].mean_N[-1]:.3f}" if alone else "",
-        "best": "{:.3f} at step {}".format(*max(scored, key=lambda each: each[0])) if scored else "",
+        "reward": f"{alone[0][1].mean_N[0]:.3f} → {alone[0][1].mean_N[-1]:.3f}" if alone else "–",
+        "best": "{:.3f} at step {}".format(*max(scored, key=lambda each: each[0])) if scored else "–",
         "skipped": skipped,
     }
 

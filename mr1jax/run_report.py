@@ -55,7 +55,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Curve:
-    """How one metric of a group went. step_N: int, ascending; mean_N: moving averages, over seeds their mean.
+    """How one metric of a group went. step_N: ascending; mean_N: moving averages, over seeds their mean.
 
     interval_2N: the 95 % t interval over seeds of that mean, None of a run alone; points: every step of a run alone, (step, value), None
     of several; validation: (step, score) of every save of every run that was scored, where the metric is the reward.
@@ -90,7 +90,7 @@ def _read_evaluation(folder: Path) -> Evaluation:
         values = json.loads(path.read_text())
         rows = {str(name): row_from_json(row) for name, row in values["rows"].items()}
         return Evaluation(folder, int(values["questions"]), float(values["p_value"]), rows)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no report of an evaluation; run mr1jax eval again, or remove the folder") from error
 
 
@@ -136,7 +136,7 @@ def _curve(group: Group, metric: str) -> Curve | None:
     shared = sorted(set.intersection(*map(set, series)))
     if not shared:
         return None
-    step_N = np.array(shared, np.int64)
+    step_N = np.array(shared, np.float64)
     smooth_RN = np.array([_smooth(each)[np.isin(sorted(each), step_N)] for each in series])
     alone = len(series) == 1
     return Curve(
@@ -179,11 +179,13 @@ def score_rows(runs: Sequence[Run], source: str) -> list[tuple[list[str], str, R
 def seed_scores(group: Group, source: str) -> dict[str, dict[str, tuple[float, tuple[float, float]]]]:
     """Averages each row that every run of a group has over its seeds: {row: {metric: (mean, 95 % t interval)}}, in percent.
 
-    Empty where fewer than two of the runs were evaluated on `source`.
+    Rows that no seed changed, those of agents that were not trained, are left out. Empty where fewer than two of the runs were evaluated
+    on `source`.
     """
     evaluated = [run.evaluations[source].rows for run in group.runs if source in run.evaluations]
     if len(evaluated) < 2:
         return {}
     shared = [name for name in evaluated[0] if all(name in rows for rows in evaluated)]
+    shared = [name for name in shared if any(rows[name] != evaluated[0][name] for rows in evaluated)]
     values = {name: {metric: [getattr(rows[name], metric) for rows in evaluated] for metric in METRICS} for name in shared}
     return {name: {metric: (float(np.mean(v)), t_interval(v)) for metric, v in each.items()} for name, each in values.items()}
