@@ -73,9 +73,8 @@ def key(place: int) -> Markup:
 
 
 def _in_words(title: str, curves: Sequence[tuple[int, Curve]]) -> str:
-    lines = (
-        f"{c.name} from {c.mean_N[0]:.3g} at step {c.step_N[0]:.0f} to {c.mean_N[-1]:.3g} at step {c.step_N[-1]:.0f}" for _, c in curves
-    )
+    ends = ((curve.name, zip(curve.mean_N[[0, -1]], curve.step_N[[0, -1]], strict=True)) for _, curve in curves)
+    lines = (f"{name} from {' to '.join(f'{value:.3g} at step {step:.0f}' for value, step in both)}" for name, both in ends)
     return f"{title} against training step: {'; '.join(lines)}"
 
 
