@@ -153,7 +153,8 @@ def test_what_cannot_be_compared_says_why(runs, tmp_path):
     bare = write_run(tmp_path / "bare", Config(steps=1), [0.5])
     write_evaluation(bare, {"warm_start": WARM, "rl_answer": WARM}, keep=False)
     other = write_run(tmp_path / "other", Config(steps=1), [0.5])
-    write_evaluation(other, {"warm_start": row("Rome"), "rl_answer": row("Oslo")})
+    asked = dataclasses.replace(WARM, answers=tuple(dataclasses.replace(answer, question="Why ?") for answer in WARM.answers))
+    write_evaluation(other, {"warm_start": asked, "rl_answer": asked})
     bare, other = read_runs([bare, other])
     assert compare_runs([bare], "memdial")[0].missing == "The evaluation of bare has kept no answers; mr1jax eval on memdial writes them."
     assert compare_runs([first, other], "memdial")[1].missing == "The two were not asked the same questions."
@@ -196,8 +197,10 @@ class Page(html.parser.HTMLParser):
 def test_page_is_whole_alone_and_can_be_read_aloud(runs):
     """Oracle: a parser. Every element closed where it stands, nothing asked of a server, no script, no id twice; headings without a gap,
     every head of a table with its scope, every picture with its words."""
-    page = Page(run_page.render(read_runs(runs)))
+    text = run_page.render(read_runs([runs[2], *runs[:2]]))  # the last has examples
+    page = Page(text)
     assert (page.crossed, page.open) == (0, [])
+    assert text.count("<article>") == 2
     names = {tag for tag, _ in page.tags}
     assert not names & {"script", "link", "img", "iframe", "object", "base", "form"}
     assert not any(name in ("src", "href", "id") or name.startswith("on") for _, attrs in page.tags for name in attrs)
@@ -210,7 +213,7 @@ def test_page_is_whole_alone_and_can_be_read_aloud(runs):
     assert len(charts) == 4  # reward, entropy, kl, skipped
     assert all(attrs["role"] == "img" and "against training step: " in attrs["aria-label"] for attrs in charts)
     lines = charts[0]["aria-label"].split(": ")[1].split("; ")
-    assert lines == ["seed0, seed1 (2 seeds) from 0.2 at step 1 to 0.2 at step 3", "keeper from 0.5 at step 1 to 0.9 at step 4"]
+    assert lines == ["keeper from 0.5 at step 1 to 0.9 at step 4", "seed0, seed1 (2 seeds) from 0.2 at step 1 to 0.2 at step 3"]
 
 
 def test_page_has_the_scores_and_says_what_is_missing(runs):
@@ -266,13 +269,14 @@ def hostile(row, prediction):
 
 
 def test_chart_puts_values_where_its_figures_are(runs):
-    """Oracle: the chart's own axis: the line's height at the first and last step, read off the figures beside it, is what was logged."""
+    """Oracle: the chart's own axis, which counts upwards: the line, read off the figures beside and below it, is what was logged."""
     ((place, curve),) = curves(group_seeds(read_runs(runs[2:])), "reward")
     chart = str(draw([(place, curve)], "Reward", LARGE, 1.0))
     figures = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">([\d.]+)<', chart)
     height = {float(text): float(y) - LARGE.font / 3 for _, y, anchor, text in figures if anchor == "end"}
     across = {float(text): float(x) for x, _, anchor, text in figures if anchor == "middle"}
     (low, bottom), (high, top) = min(height.items()), max(height.items())
+    assert top < bottom  # SVG counts downwards
     line = [tuple(map(float, point.split())) for point in re.search(r'class="line" d="M([^"]+)"', chart)[1].split("L")]
     value = [low + (high - low) * (bottom - y) / (bottom - top) for _, y in line]
     assert value == pytest.approx([0.5, 0.7, 0.9], abs=0.002)
