@@ -65,7 +65,7 @@ def render(runs: Sequence[Run]) -> str:
         autoescape=True, finalize=_visible, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"marked": _marked, "score": _score}
-    return environment.from_string(Path(__file__).with_suffix(".html").read_text()).render(
+    return environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).render(
         runs=[_summary(run, groups) for run in runs],
         differences=differences(runs),
         groups=[(group.name, key(place)) for place, group in enumerate(groups)],
@@ -86,7 +86,8 @@ def _summary(run: Run, groups: Sequence[Group]) -> dict[str, Any]:
     place = next(place for place, group in enumerate(groups) if run in group.runs)
     scored = [(record[VALIDATION], record["step"]) for record in run.log if not math.isnan(record.get(VALIDATION, math.nan))]
     skipped = sum(record.get("skipped", 0) > 0 for record in run.log)
-    adapter = f", LoRA rank {config.lora.rank}" if config.lora.rank else ""
+    taken_up = config.manager_from if config.agent == "manager" else config.answerer_from
+    adapter = f"LoRA rank {config.lora.rank}" if config.lora.rank else ""
     return {
         "name": run.name,
         "key": key(place),
@@ -95,7 +96,7 @@ def _summary(run: Run, groups: Sequence[Group]) -> dict[str, Any]:
         "seed": config.seed,
         "steps": f"{len(run.log)} of {config.steps}",
         "data": f"{config.data}, {config.conversations} conversations",
-        "start": (config.backbone or "the tiny model that ships") + adapter,
+        "start": ", ".join(filter(None, (config.backbone or "the tiny model that ships", taken_up, adapter))),
         "reward": f"{alone[0][1].mean_N[0]:.3f} → {alone[0][1].mean_N[-1]:.3f}" if alone else "–",
         "best": "{:.3f} at step {}".format(*max(scored, key=lambda each: each[0])) if scored else "–",
         "skipped": skipped,
