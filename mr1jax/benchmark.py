@@ -54,10 +54,10 @@ def compare(start: Start, trained: Mapping[str, PyTree], conversations: Conversa
         report.BASELINE: row(warm_banks, warm),
     }
     if "answerer" in trained:
-        rows["rl_answer"] = row(warm_banks, trained)
+        rows[report.OWN_ROW["answerer"]] = row(warm_banks, trained)
     if "manager" in trained:
         trained_banks = evaluate.build_banks(trained["manager"], conversations, language, config)
-        rows["rl_manager"] = row(trained_banks, warm)
+        rows[report.OWN_ROW["manager"]] = row(trained_banks, warm)
         if "answerer" in trained:
             rows["rl_both"] = row(trained_banks, trained)
     return rows
@@ -80,16 +80,16 @@ def run_benchmark(config: Config, folder: Path, partner: Path, source: str, data
     rows = compare(start, trained, conversations, seed)
     p_value = evaluate.p_value(rows[report.most_trained(rows)], rows[report.BASELINE], seed)
     common: Any = dict(seed=seed, seconds=time.monotonic() - started, compilations=evaluate.compilations(), p_value=p_value)
-    retrieval = config.answerer.retrieval
+    retrieval, ids = config.answerer.retrieval, [record.id for record in records]
     out = folder / "_".join(["eval", *source.split("/"), *([] if retrieval == "lexical" else [retrieval])])
     if source == "memdial":
         about = f"The test split of memdial; trained: {' and '.join(f'the {agent}' for agent in trained)}; retrieval: {retrieval}."
         report.print_table(rows)
+        report.write_answers(out, rows, ids)
         report.write_report(out, rows, about=about, categories=CATEGORIES, **common)
     else:
         locomo_report.print_locomo(rows)
         facts = "turns" if "turns" in source else "observations"
-        ids = [record.id for record in records]
         locomo_report.write_locomo_report(out, rows, ids, facts=facts, captions=source == "locomo/turns", retrieval=retrieval, **common)
     print(f"report: {out}")
     return rows

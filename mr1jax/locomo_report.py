@@ -13,7 +13,7 @@ import numpy as np
 from mr1jax.data.locomo import paper
 from mr1jax.data.locomo.source import SHA256
 from mr1jax.evaluate import Answer, Row
-from mr1jax.report import align, row_as_json, write_whole
+from mr1jax.report import REPORT, align, answer_as_json, row_as_json, write_answers, write_whole
 from mr1jax.text.metrics import f1_locomo
 
 CATEGORIES = tuple(paper.LABELS["locomo"])
@@ -79,7 +79,7 @@ def write_locomo_report(
     compilations: int,
     p_value: float,
 ) -> None:
-    """Writes `report.json` and, for each row, `answers_<row>.jsonl`, one line a question in the order of the file.
+    """Writes `report.json` and, for each row, what `report.write_answers` does, in the order of the file.
 
     conversations: their ids; facts, captions: which configuration of the data set was read; retrieval: how memories were found;
     p_value: of the last row.
@@ -100,26 +100,12 @@ def write_locomo_report(
         "rows": {name: row_as_json(row) | {"f1_locomo": tables[name]["all"]["f1_locomo"]} for name, row in rows.items()},
         "by_category": tables,
     }
-    for name, row in rows.items():
-        lines = (json.dumps(answer_as_json(answer, conversations[answer.conversation]), ensure_ascii=False) for answer in row.answers)
-        write_whole(folder / f"answers_{name}.jsonl", "".join(f"{line}\n" for line in lines))
-    write_whole(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
+    write_answers(folder, rows, conversations, _answer_as_json)
+    write_whole(folder / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
-def answer_as_json(answer: Answer, conversation: str) -> dict[str, Any]:
-    """Returns the line of one question, with every score from 0 to 1."""
-    return {
-        "id": f"{conversation}/{answer.number}",
-        "conversation": conversation,
-        "category": answer.category,
-        "question": answer.question,
-        "gold": answer.gold,
-        "prediction": answer.prediction,
-        "response": answer.response,
-        "memories": list(answer.memories),
-        "evidence_recall": answer.evidence_recall,
-        **_scores(answer),
-    }
+def _answer_as_json(answer: Answer, conversation: str) -> dict[str, Any]:
+    return answer_as_json(answer, conversation) | _scores(answer)
 
 
 def count_duplicates(answers: Sequence[Answer]) -> int:
