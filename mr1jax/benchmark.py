@@ -81,10 +81,10 @@ def compare(start: Start, trained: Mapping[str, PyTree], conversations: Conversa
         report.BASELINE: row(warm_banks, warm),
     }
     if "answerer" in trained:
-        rows["rl_answer"] = row(warm_banks, trained)
+        rows[report.OWN_ROW["answerer"]] = row(warm_banks, trained)
     if "manager" in trained:
         trained_banks = evaluate.build_banks(trained["manager"], conversations, language, config)
-        rows["rl_manager"] = row(trained_banks, warm)
+        rows[report.OWN_ROW["manager"]] = row(trained_banks, warm)
         if "answerer" in trained:
             rows["rl_both"] = row(trained_banks, trained)
     return rows
@@ -112,13 +112,15 @@ def run_benchmark(
         rows = {name: judge_row(row, judge, verdicts, seed) for name, row in rows.items()}
     p_value = evaluate.p_value(rows[report.most_trained(rows)], rows[report.BASELINE], seed)
     common: Any = dict(seed=seed, seconds=time.monotonic() - started, compilations=evaluate.compilations(), p_value=p_value)
+    ids = [record.id for record in records]
     if source == "memdial":
         about = f"The test split of memdial; trained: {' and '.join(f'the {agent}' for agent in trained)}; retrieval: {retrieval}."
         report.print_table(rows)
+        report.write_answers(out, rows, ids)
         report.write_report(out, rows, about=about, categories=CATEGORIES, **common)
     elif source.startswith("locomo"):
         locomo_report.print_locomo(rows)
-        facts, ids = "turns" if "turns" in source else "observations", [record.id for record in records]
+        facts = "turns" if "turns" in source else "observations"
         locomo_report.write_locomo_report(out, rows, ids, facts=facts, captions=source == "locomo/turns", retrieval=retrieval, **common)
     else:
         metadata = build_dataset(source, data_dir).info.metadata
@@ -133,13 +135,21 @@ def open_verdicts(runs: Path, out: Path, source: str, judge: Judge) -> Verdicts:
     Raises ValueError where the judge does not answer, where the report in `out` is another judge's, and for memdial.
     """
     require(source != "memdial", "memdial's answers are exact and need no judge; leave --judge-url and --judge-model out")
-    before = json.loads((out / "report.json").read_text()).get("judge") if (out / "report.json").is_file() else None
+    before = _judge_before(out / report.REPORT)
     require(
         before in (None, signature(judge)), f"{out} was judged by {before}, and this judge is {signature(judge)}; move that folder away"
     )
     verdicts = Verdicts(runs / "verdicts.sqlite")
     check_judge(judge, verdicts)
     return verdicts
+
+
+def _judge_before(path: Path) -> str | None:
+    """Returns the judge that a report names, None where there is neither."""
+    try:
+        return json.loads(path.read_text()).get("judge") if path.is_file() else None
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); move {path.parent} away") from error
 
 
 def report_chats(out: Path, source: str, rows: Mapping[str, Row], records: Sequence[Record], start: Start, about: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mr1jax.evaluate import Answer, Row
 from mr1jax.judge import METRICS, judge_of
-from mr1jax.report import align, row_as_json, write_whole
+from mr1jax.report import REPORT, align, answer_as_json, row_as_json, write_answers, write_whole
 
 ScoresOf = Callable[[Answer], dict[str, float]]
 Tables = Mapping[str, Mapping[str, Mapping[str, Any]]]  # {row: {category: its means}}, the last category being "all"
@@ -76,7 +76,7 @@ def judge_section(
 def write_category_report(
     folder: Path, rows: Mapping[str, Row], tables: Tables, conversations: Sequence[str], scores_of: ScoresOf, about: Mapping[str, Any]
 ) -> None:
-    """Writes `report.json` and, for each row, `answers_<row>.jsonl`, one line a question in the order of the file.
+    """Writes `report.json` and, for each row, what `report.write_answers` does, in the order of the file.
 
     conversations: their ids; about: what was read and how, for the head of the report. Raises ValueError where the rows were not judged
     by one judge.
@@ -90,26 +90,8 @@ def write_category_report(
         "rows": {name: {**tables[name]["all"], **row_as_json(row)} for name, row in rows.items()},
         "by_category": tables,
     }
-    for name, row in rows.items():
-        lines = (answer_as_json(answer, conversations[answer.conversation], scores_of(answer)) for answer in row.answers)
-        write_whole(folder / f"answers_{name}.jsonl", "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
-    write_whole(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
-
-
-def answer_as_json(answer: Answer, conversation: str, scores: Mapping[str, float]) -> dict[str, Any]:
-    """Returns the line of one question, with every score from 0 to 1."""
-    return {
-        "id": f"{conversation}/{answer.number}",
-        "conversation": conversation,
-        "category": answer.category,
-        "question": answer.question,
-        "gold": answer.gold,
-        "prediction": answer.prediction,
-        "response": answer.response,
-        "memories": list(answer.memories),
-        "evidence_recall": answer.evidence_recall,
-        **scores,
-    }
+    write_answers(folder, rows, conversations, lambda answer, conversation: answer_as_json(answer, conversation) | scores_of(answer))
+    write_whole(folder / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
 def count_duplicates(answers: Sequence[Answer]) -> int:

@@ -153,6 +153,20 @@ def audit(
     write_audit(run, top, batches, data_dir)
 
 
+def report(runs: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path = Path("runs/report.html")) -> None:
+    """Sets runs side by side as one HTML file: what differs, curves, scores, and the questions that were gained and lost.
+
+    Runs that differ in nothing but the seed are drawn as one line with an interval. Scores are those that mr1jax eval has written.
+
+    Args:
+      runs: folders of runs, such as runs/grpo_answer; the last is compared with the first.
+      out: the file, ending in .html.
+    """
+    from mr1jax.run_page import write_page
+
+    write_page(runs, out)
+
+
 def info(
     backbone: Annotated[str, tyro.conf.Positional],
     lora: LoraConfig = LoraConfig(rank=8),  # noqa: B008
@@ -254,6 +268,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "export": export,
     "info": info,
+    "report": report,
     "warm-start": warm_start,
 }
 COMMANDS: dict[str, Any] = {name: _later(command) for name, command in _COMMANDS.items()}

@@ -19,7 +19,7 @@ from mr1jax.agents.manager import NewFact
 from mr1jax.agents.prompts import DATE_MARK, Language
 from mr1jax.agents.rollout import AnswerTask, read, replay, respond
 from mr1jax.agents.tasks import answer_tasks, ask_at_end, fill_banks
-from mr1jax.config import GREEDY, Config
+from mr1jax.config import GREEDY, Config, replace
 from mr1jax.embeddings import embed_banks, load_encoder
 from mr1jax.memory.bank import init_bank
 from mr1jax.statistics import bootstrap_interval, paired_test
@@ -49,7 +49,8 @@ class Answer:
     memories: the lines it was shown, "text | date", in the order of the prompt; response: all that it wrote;
     prediction: the answer read out of the response, "" where it was never finished;
     evidence_recall: the share of the gold evidence whose text was shown word for word, None for a question without evidence;
-    scores: from 0 to 1, by name: those of METRICS, "f1_squad", over normalised words that may repeat, and those of a judge.
+    scores: from 0 to 1, by name: those of METRICS, "f1_squad", over normalised words that may repeat, and those of a judge;
+    evidence: what was said that the answer rests on.
     """
 
     conversation: int
@@ -63,6 +64,7 @@ class Answer:
     response_tokens: int
     evidence_recall: float | None
     scores: dict[str, float]
+    evidence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Judged:
 class Row:
     """One row of the table: em, f1, bleu1 in percent, and the 95 % interval of each; bank_fill and evidence_recall from 0 to 1.
 
+    banks: what each conversation's bank holds at its end, as lines "text | date", the oldest first.
     judged: where a judge was asked; `ci95` has its intervals then.
     """
 
@@ -90,6 +93,7 @@ class Row:
     bank_fill: float
     evidence_recall: float | None
     answers: tuple[Answer, ...]
+    banks: tuple[tuple[str, ...], ...] = ()
     judged: Judged | None = None
 
 
@@ -163,7 +167,7 @@ def evaluate(
 ) -> Row:
     """Asks all questions of the banks and makes a row of the table. seed: of the intervals; everything else is greedy."""
     answers = answer_questions(params, memories.banks, conversations, language, config, chunk=chunk)
-    return make_row(memories, answers, seed)
+    return replace(make_row(memories, answers, seed), banks=_read_banks(memories.banks, conversations, language))
 
 
 def make_row(memories: Memories, answers: Sequence[Answer], seed: int) -> Row:
@@ -226,9 +230,7 @@ def _at(tree: PyTree, index: int) -> PyTree:
 
 def _read_answer(reply: _Replies, bank: MemoryBank, told: Conversation, conversation: int, number: int, text_of: TextOf) -> Answer:
     """Turns one reply into text and scores it. `told` is the conversation, `number` the question's place in it."""
-    slots = [slot for slot in reply.slot if slot != NO_SLOT]
-    texts = [text_of(bank.tokens[slot], bank.length[slot]) for slot in slots]
-    dates = [text_of(told.date_tokens[time], told.date_length[time]) for time in bank.updated[slots]]
+    texts, lines = _read_memories(bank, [slot for slot in reply.slot if slot != NO_SLOT], told, text_of)
     evidence = [text_of(told.fact_tokens[t], told.fact_length[t]) for t in np.flatnonzero(told.evidence[number])]
     gold = bytes(told.answer_bytes[number, : told.answer_length[number]]).decode()
     prediction = text_of(reply.answer, reply.answer_length)
@@ -238,7 +240,7 @@ def _read_answer(reply: _Replies, bank: MemoryBank, told: Conversation, conversa
         category=int(told.category[number]),
         question=text_of(told.question_tokens[number], told.question_length[number]),
         gold=gold,
-        memories=tuple(f"{text} {DATE_MARK} {date}" for text, date in zip(texts, dates, strict=True)),
+        memories=lines,
         response=text_of(reply.response, reply.response_length),
         prediction=prediction,
         response_tokens=int(reply.response_length),
@@ -249,4 +251,25 @@ def _read_answer(reply: _Replies, bank: MemoryBank, told: Conversation, conversa
             "bleu1": bleu1_mem0(prediction, gold),
             "f1_squad": token_f1(prediction, gold),
         },
+        evidence=tuple(evidence),
     )
+
+
+def _read_memories(
+    bank: MemoryBank, slots: Sequence[int] | np.ndarray, told: Conversation, text_of: TextOf
+) -> tuple[list[str], tuple[str, ...]]:
+    """Reads slots of one bank: their texts, and each as a line with its date."""
+    texts = [text_of(bank.tokens[slot], bank.length[slot]) for slot in slots]
+    dates = [text_of(told.date_tokens[time], told.date_length[time]) for time in bank.updated[slots]]
+    return texts, tuple(f"{text} {DATE_MARK} {date}" for text, date in zip(texts, dates, strict=True))
+
+
+def _read_banks(banks: MemoryBank, conversations: Conversation, language: Language) -> tuple[tuple[str, ...], ...]:
+    """Reads all that C banks hold, in the order in which it was last written."""
+    text_of, lines = text_reader(language.table), []
+    for place in range(len(banks.clock)):
+        bank = _at(banks, place)
+        occupied = np.flatnonzero(bank.occupied)
+        oldest_first = occupied[np.argsort(bank.written[occupied])]
+        lines.append(_read_memories(bank, oldest_first, _at(conversations, place), text_of)[1])
+    return tuple(lines)

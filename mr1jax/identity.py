@@ -28,7 +28,7 @@ def describe_run(config: Any, tasks: PyTree, base: PyTree | None = None) -> dict
     fields under dotted names, "config_hash": of those that may not change, "data": hash of the tasks, "base": fingerprint or None,
     "versions"}.
     """
-    fields = _dotted(json.loads(json.dumps(dataclasses.asdict(config))))  # as a record gives it back, where a tuple is a list
+    fields = dotted_fields(config)
     fixed = {name: value for name, value in fields.items() if name.split(".")[0] not in MAY_CHANGE}
     return {
         "config": fields,
@@ -37,6 +37,11 @@ def describe_run(config: Any, tasks: PyTree, base: PyTree | None = None) -> dict
         "base": None if base is None else fingerprint(base),
         "versions": {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES},
     }
+
+
+def dotted_fields(config: Any) -> dict[str, Any]:
+    """Lists the fields of a configuration under names such as "loss.kl_coef", as JSON gives them back: a tuple is a list."""
+    return _dotted(json.loads(json.dumps(dataclasses.asdict(config))))
 
 
 def require_same_run(then: dict[str, Any], now: dict[str, Any]) -> None:

@@ -79,7 +79,7 @@ def write_locomo_report(
     compilations: int,
     p_value: float,
 ) -> None:
-    """Writes `report.json` and, for each row, `answers_<row>.jsonl`, one line a question in the order of the file.
+    """Writes `report.json` and, for each row, what `report.write_answers` does, in the order of the file.
 
     conversations: their ids; facts, captions: which configuration of the data set was read; retrieval: how memories were found;
     p_value: of the last row.

@@ -6,17 +6,21 @@ Nothing here computes a score: rows come from `evaluate`. A file appears under i
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mr1jax.evaluate import Answer, Row
+from mr1jax.evaluate import METRICS, OPERATIONS, Answer, Row
 
 BASELINE = "warm_start"  # what a report compares its last row with, the most trained
+OWN_ROW = {"manager": "rl_manager", "answerer": "rl_answer"}  # of a trained agent, the other being the warm start's
+REPORT = "report.json"
+ANSWERS, BANKS = "answers_{}.jsonl", "banks_{}.jsonl"  # of a row
 
 _HEADER = ("", "EM", "F1", "BLEU-1", "ADD", "UPDATE", "DELETE", "NOOP", "bank fill")
+
 _NUM_EXAMPLES = 3  # of each kind
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")  # Okabe and Ito: told apart with any colour vision
 _SMOOTH_SHARE = 0.15  # of a curve: how wide the window is that a line averages over
@@ -56,6 +60,55 @@ def row_as_json(row: Row) -> dict[str, Any]:
     }
 
 
+def row_from_json(values: Mapping[str, Any]) -> Row:
+    """Returns the row that `row_as_json` wrote, without answers and banks; raises KeyError, TypeError or ValueError for anything else."""
+    return Row(
+        em=float(values["em"]),
+        f1=float(values["f1"]),
+        bleu1=float(values["bleu1"]),
+        ci95={metric: (float(values["ci95"][metric][0]), float(values["ci95"][metric][1])) for metric in METRICS},
+        operations={kind: int(values["operations"][kind]) for kind in OPERATIONS},
+        bank_fill=float(values["bank_fill"]),
+        evidence_recall=None if values["evidence_recall"] is None else float(values["evidence_recall"]),
+        answers=(),
+    )
+
+
+def answer_as_json(answer: Answer, conversation: str) -> dict[str, Any]:
+    """Returns the line of one question to a conversation of this id, with every score from 0 to 1."""
+    return {
+        "id": f"{conversation}/{answer.number}",
+        "conversation": conversation,
+        "category": answer.category,
+        "question": answer.question,
+        "gold": answer.gold,
+        "prediction": answer.prediction,
+        "response": answer.response,
+        "memories": list(answer.memories),
+        "evidence": list(answer.evidence),
+        "evidence_recall": answer.evidence_recall,
+        **answer.scores,
+    }
+
+
+def write_answers(
+    folder: Path,
+    rows: Mapping[str, Row],
+    conversations: Sequence[str],
+    as_json: Callable[[Answer, str], dict[str, Any]] = answer_as_json,
+) -> None:
+    """Writes for each row `answers_<row>.jsonl`, a line a question, and `banks_<row>.jsonl`, a line a conversation, in their order.
+
+    conversations: their ids; as_json: what the line of a question holds.
+    """
+    for name, row in rows.items():
+        answers = [as_json(answer, conversations[answer.conversation]) for answer in row.answers]
+        banks = [{"conversation": id, "memories": list(bank)} for id, bank in zip(conversations, row.banks, strict=True)]
+        for file, values in ((ANSWERS, answers), (BANKS, banks)):
+            lines = (json.dumps(value, ensure_ascii=False) for value in values)
+            write_whole(folder / file.format(name), "".join(f"{line}\n" for line in lines))
+
+
 def write_report(
     folder: Path,
     rows: Mapping[str, Row],
@@ -89,7 +142,7 @@ def write_report(
         _category_section(rows, categories),
         _examples_section(trained, rows[BASELINE].answers, rows[trained].answers),
     ]
-    write_whole(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
+    write_whole(folder / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
     write_whole(folder / "report.md", "\n\n".join(filter(None, sections)) + "\n")
 
 
@@ -141,7 +194,7 @@ def _cells(rows: Mapping[str, Row]) -> list[list[str]]:
     return [
         [
             name,
-            *(_with_interval(getattr(row, metric), row.ci95[metric]) for metric in ("em", "f1", "bleu1")),
+            *(with_interval(getattr(row, metric), row.ci95[metric]) for metric in ("em", "f1", "bleu1")),
             *(str(row.operations[kind]) for kind in ("add", "update", "delete", "noop")),
             f"{row.bank_fill:.0%}",
         ]
@@ -149,7 +202,8 @@ def _cells(rows: Mapping[str, Row]) -> list[list[str]]:
     ]
 
 
-def _with_interval(percent: float, interval: tuple[float, float]) -> str:
+def with_interval(percent: float, interval: tuple[float, float]) -> str:
+    """Writes a score in percent with its interval behind it."""
     return f"{percent:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"
 
 

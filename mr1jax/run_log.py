@@ -1,5 +1,6 @@
 """`metrics.jsonl`: one line a step, flushed at once, cut back to where a checkpoint stands when a run goes on from there."""
 
+import itertools
 import json
 import logging
 import math
@@ -7,10 +8,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mr1jax.config import require
+
 logger = logging.getLogger(__name__)
 
 Record = dict[str, float]
 METRICS = "metrics.jsonl"
+_REMEDY = "put the file right, or remove it"
 
 
 class RunLog:
@@ -28,7 +32,7 @@ class RunLog:
             return
         path = folder / METRICS
         content = path.read_bytes()[:position] if path.is_file() else b""
-        self.records = [_read(line, path, number) for number, line in enumerate(content.splitlines(), 1)]
+        self.records = _read(content, path)
         self.position = len(content)
         if [record["step"] for record in self.records] != list(range(1, step + 1)):
             logger.warning("%s has %d records of the %d steps so far; the run goes on without the others", path, len(self.records), step)
@@ -51,9 +55,26 @@ class RunLog:
             self._file.close()
 
 
-def _read(line: bytes, path: Path, number: int) -> Record:
-    try:
-        record: dict[str, Any] = json.loads(line)
-        return {name: math.nan if value is None else float(value) if name != "step" else int(value) for name, value in record.items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}, line {number}, is no record of a step; put the file right, or remove it") from error
+def read_log(folder: Path) -> list[Record]:
+    """Reads all records of a run, NaN where one holds null; raises `ValueError` where there are none, or none that could be of one run."""
+    path = folder / METRICS
+    require(path.is_file(), f"{folder} has no {METRICS}; name the folder of a run that has begun to train")
+    records = _read(path.read_bytes(), path)
+    require(bool(records), f"{path} holds no step yet; wait for the first")
+    steps = [record["step"] for record in records]
+    odd = next((number for number, (before, after) in enumerate(itertools.pairwise([0, *steps]), 1) if before >= after), None)
+    require(odd is None, f"{path}, line {odd}, is not of a later step than the line before; {_REMEDY}")
+    return records
+
+
+def _read(content: bytes, path: Path) -> list[Record]:
+    records = []
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            record: dict[str, Any] = json.loads(line)
+            records.append(
+                {name: math.nan if value is None else float(value) for name, value in record.items()} | {"step": int(record["step"])}
+            )
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}, line {number}, is no record of a step; {_REMEDY}") from error
+    return records

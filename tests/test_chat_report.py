@@ -102,7 +102,8 @@ def test_msc_has_no_rows_of_the_paper():
 def test_files_name_the_judge(tmp_path):
     """Oracle: the answers and marks that went in."""
     ids = [f"q{n}" for n in range(4)]
-    chat_report.write_chat_report(tmp_path, {"rl_both": CHATS}, chat_report.LONGMEMEVAL, ids, {"seed": 3, "dataset": {"sha256": "ab"}})
+    row = replace(CHATS, banks=(("a | b",), (), (), ()))
+    chat_report.write_chat_report(tmp_path, {"rl_both": row}, chat_report.LONGMEMEVAL, ids, {"seed": 3, "dataset": {"sha256": "ab"}})
     written = json.loads((tmp_path / "report.json").read_text())
     assert (written["judge"], written["seed"], written["dataset"], written["questions"]) == (NAME, 3, {"sha256": "ab"}, 4)
     row = written["rows"]["rl_both"]
@@ -117,8 +118,9 @@ def test_files_name_the_judge(tmp_path):
         ("q2/0", 0, 0),
         ("q3/0", 1, 0),
     ]
-    unjudged = make_row([make_answer(0, 0, 1, "Oslo")])
-    chat_report.write_chat_report(tmp_path, {"rl_both": unjudged}, chat_report.MSC, ids, {})
+    assert json.loads((tmp_path / "banks_rl_both.jsonl").read_text().splitlines()[0]) == {"conversation": "q0", "memories": ["a | b"]}
+    unjudged = replace(make_row([make_answer(0, 0, 1, "Oslo")]), banks=((),))
+    chat_report.write_chat_report(tmp_path, {"rl_both": unjudged}, chat_report.MSC, ids[:1], {})
     assert json.loads((tmp_path / "report.json").read_text())["judge"] is None
 
 

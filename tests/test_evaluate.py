@@ -200,6 +200,15 @@ def test_empty_banks_show_nothing(world):
     assert (row.evidence_recall, row.bank_fill, sum(row.operations.values())) == (0.0, 0.0, 0)
 
 
+def test_row_holds_what_the_banks_and_the_answers_rest_on(world, appended):
+    """Oracle: by hand: the last three of what was said, oldest first, with their dates; the evidence that the records name."""
+    _, language, conversations, config, params = world
+    row = evaluate.evaluate(params[0], appended, conversations, language, config, seed=0, chunk=3)
+    assert row.banks == tuple(tuple(f"{fact.text} | {fact.date}" for fact in record.facts[-3:]) for record in RECORDS)
+    expected = [(RECORDS[record].facts, RECORDS[record].questions[number].evidence) for record, number in ASKED]
+    assert [a.evidence for a in row.answers] == [tuple(facts[i].text for i in evidence) for facts, evidence in expected]
+
+
 def scored(answers, values):
     return [dataclasses.replace(a, scores=dict.fromkeys(evaluate.METRICS, value)) for a, value in zip(answers, values, strict=True)]
 

@@ -40,7 +40,7 @@ def test_a_judge_that_is_not_there_stops_before_anything_is_computed(run, serve,
 
 
 def test_a_report_of_another_judge_is_not_written_over(run, serve, trained_run):  # noqa: F811
-    """Oracle: the sentence, with both names; nobody is asked."""
+    """Oracle: the sentence, with both names; that of a report that cannot be read; nobody is asked."""
     server = serve(by_answer)
     report_file = trained_run / "eval_msc" / "report.json"
     report_file.parent.mkdir()
@@ -48,6 +48,11 @@ def test_a_report_of_another_judge_is_not_written_over(run, serve, trained_run):
     status, said = run("eval", "grpo_answer", "--data", "msc", "--judge-url", server.url, "--judge-model", "wise-1")
     assert status == 2
     assert f"eval_msc was judged by wise-0, prompts 1, and this judge is wise-1 at {server.url}, prompts 1; move that folder" in said
+    for damaged in ("[]", "{"):
+        report_file.write_text(damaged)
+        status, said = run("eval", "grpo_answer", "--data", "msc", "--judge-url", server.url, "--judge-model", "wise-1")
+        assert status == 2
+        assert re.fullmatch(r"mr1jax: .*report.json is damaged \(.*\); move .*eval_msc away\n", said), said
     assert not server.seen
 
 

@@ -27,10 +27,13 @@ def make_answer(conversation, number, category, prediction, gold="Oslo", recall=
     return Answer(conversation, number, category, asked, gold, memories, response, prediction, 5, recall, scores)
 
 
+BANKS = (("Mia lives in Oslo | 4 May 2031", "Bo sings | 5 May 2031"), ())
+
+
 def make_row(answers, em=50.0):
     intervals = {"em": (40.0, 62.5), "f1": (31.0, 33.0), "bleu1": (20.25, 22.0)}
     operations = dict(zip(OPERATIONS, (30, 4, 5, 60, 7), strict=True))
-    return Row(em, 32.0, 21.0, intervals, operations, 0.875, 0.75, tuple(answers))
+    return Row(em, 32.0, 21.0, intervals, operations, 0.875, 0.75, tuple(answers), BANKS)
 
 
 BEFORE = make_row([make_answer(0, n, category, said) for n, category, said in ((0, 1, "Rome"), (1, 1, "Rome"), (2, 4, "Oslo"))], em=100 / 3)
@@ -107,6 +110,30 @@ def test_page_shows_the_best_and_the_worst_first(folder):
     seen = "```\nQuestion: Where is number 0 ?\nMemories:\nMia lives in Oslo | 4 May 2031\nBo sings | 5 May 2031\n\n**Answer:** Oslo\n```"
     assert seen in best
     assert best.count("Gold:") == worst.count("Gold:") == 3
+
+
+def test_answers_are_kept_a_line_a_question(tmp_path):
+    """Oracle: the answers that went in, and the keys by hand; letters stay what they are."""
+    report.write_answers(tmp_path, {"rl_both": make_row([make_answer(1, 2, 4, "Tromsø", gold="Tromsø")])}, ("a", "b"))
+    (line,) = (tmp_path / "answers_rl_both.jsonl").read_text().splitlines()
+    assert json.loads(line) == {
+        "id": "b/2",
+        "conversation": "b",
+        "category": 4,
+        "question": "Where is number 2 ?",
+        "gold": "Tromsø",
+        "prediction": "Tromsø",
+        "response": "**Answer:** Tromsø",
+        "memories": ["Mia lives in Tromsø | 4 May 2031", "Bo sings | 5 May 2031"],
+        "evidence": [],
+        "evidence_recall": 1.0,
+        "em": 1.0,
+        "f1": 1.0,
+        "bleu1": 1.0,
+        "f1_squad": 1.0,
+    }
+    assert "Tromsø" in line
+    assert len((tmp_path / "banks_rl_both.jsonl").read_text().splitlines()) == 2
 
 
 def test_response_cannot_leave_its_code_block(tmp_path):
@@ -230,11 +257,13 @@ def test_locomo_files_hold_every_question(tmp_path):
     assert len(lines) == 7
     assert set(lines[0]) == {
         *("id", "conversation", "category", "question", "gold", "prediction", "response", "memories"),
-        *("evidence_recall", "em", "f1", "bleu1", "f1_squad", "f1_locomo"),
+        *("evidence", "evidence_recall", "em", "f1", "bleu1", "f1_squad", "f1_locomo"),
     }
     assert (lines[2]["id"], lines[2]["conversation"], lines[2]["category"]) == ("conv-42/0", "conv-42", 3)
     assert (lines[2]["f1"], lines[2]["f1_locomo"], lines[2]["evidence_recall"]) == (0.0, 1.0, None)
     assert lines[0]["memories"] == list(LOCOMO.answers[0].memories)
+    banks = [json.loads(line) for line in (tmp_path / "banks_trained.jsonl").read_text().splitlines()]
+    assert banks == [{"conversation": "conv-41", "memories": list(BANKS[0])}, {"conversation": "conv-42", "memories": []}]
     written = json.loads((tmp_path / "report.json").read_text())
     assert set(written["rows"]) == set(written["by_category"]) == set(rows)
     assert written["by_category"]["trained"]["1"]["f1"] == 100

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mr1jax.statistics import NUM_DRAWS, bootstrap_interval, paired_test
+from mr1jax.statistics import NUM_DRAWS, bootstrap_interval, paired_test, t_interval
 
 SCORES = np.array([1, 0, 1, 1, 0, 0, 0, 1, 0, 1, 1, 1.0])
 CLUSTERS = np.array([7, 7, 7, 3, 3, 3, 3, 3, 9, 5, 5, 5])  # four conversations of unequal size, in no order
@@ -43,6 +43,15 @@ def test_one_conversation_alone_draws_its_questions():
 def test_interval_of_equal_scores_is_a_point():
     """Oracle: every draw has the same mean."""
     assert bootstrap_interval(np.full(12, 40.0), CLUSTERS, 0) == pytest.approx((40.0, 40.0))
+
+
+def test_interval_over_seeds_is_students():
+    """Oracle: arithmetic with the printed quantiles of t: 12.706 of one degree of freedom, 2.776 of four at 97.5 %, 2.132 at 95 %."""
+    assert t_interval([50, 60]) == pytest.approx((55 - 5 * 12.7062, 55 + 5 * 12.7062), rel=1e-5)
+    half = np.sqrt(2.5 / 5)  # of 1 to 5
+    assert t_interval([3, 1, 5, 2, 4]) == pytest.approx((3 - 2.77645 * half, 3 + 2.77645 * half), rel=1e-5)
+    assert t_interval([3, 1, 5, 2, 4], level=0.9) == pytest.approx((3 - 2.13185 * half, 3 + 2.13185 * half), rel=1e-5)
+    assert t_interval([7, 7, 7]) == (7, 7)
 
 
 def every_sign(differences):
