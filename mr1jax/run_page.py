@@ -41,7 +41,7 @@ _WATCHED = {
 }
 _SIGN = 0xFFFD
 _UNSEEN = (
-    {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
+    {number: 0x2400 + number for number in range(0x20) if chr(number) not in "\t\n"}
     | {0x7F: 0x2421}
     | dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], _SIGN)
     | dict.fromkeys([0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)], _SIGN)  # they turn what follows around
