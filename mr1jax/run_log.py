@@ -26,7 +26,7 @@ class RunLog:
 
     def __init__(self, folder: Path | None, position: int = 0, step: int = 0, *, writes: bool = True):
         self.records: list[Record] = []
-        self.position = 0  # bytes; the same in every process
+        self.position = 0  # bytes; a checkpoint names that of the process which writes: seconds differ, and so do the lines
         self._file = None
         if folder is None:
             return

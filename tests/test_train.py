@@ -20,6 +20,7 @@ from mr1jax.run_log import RunLog
 from mr1jax.status import Stopped
 from mr1jax.step import init_state
 from mr1jax.train import _Run, train
+from reliability.processes import timeless
 
 NUM_STEPS = 4
 
@@ -44,11 +45,6 @@ def unbroken(params, tasks):
 
 def logged(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def timeless(records):
-    timed = ("seconds", "data_seconds", "tokens_per_second")
-    return [{name: value for name, value in record.items() if name not in timed} for record in records]
 
 
 def test_a_run_takes_its_steps_and_leaves_the_parameters_it_was_given(unbroken, params):

@@ -4,6 +4,7 @@ A file is read from where an environment variable says, else fetched from the Hu
 recorded with the data set as their sha256: a result says what it is about, and a prepared copy is never taken for another file's.
 """
 
+import abc
 import hashlib
 import os
 from collections import Counter
@@ -63,21 +64,21 @@ class PublishedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     HOMEPAGE: str
     LICENSE: str
 
+    @abc.abstractmethod
     def file(self) -> PublishedFile:
         """The file that this configuration is built from."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def entries(self, content: bytes) -> list[dict[str, Any]]:
         """Parses the file; raises ValueError where it is not of the published form."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def record(self, entry: dict[str, Any], number: int) -> Record | None:
         """Turns an entry into a record, None where it asks nothing. number: of the entry in the file, from 1."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def census(self, entries: list[dict[str, Any]]) -> dict[str, int]:
         """Counts what the file holds and every irregularity."""
-        raise NotImplementedError
 
     def download_and_prepare(self, **kwargs: Any) -> None:
         """Prepares the data set once. A file that the variable names is compared every time: it is what the user asked for."""
