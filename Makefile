@@ -109,7 +109,7 @@ clean: ## remove caches and build output; .venv, runs/ and data/ stay
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 # A dot a package; pip's own words only where it fails.
-$(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
+$(READY): requirements.txt requirements-serve.txt requirements-dev.txt constraints.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here; name one: make setup PYTHON=python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "$$($(PYTHON) --version) cannot run mr1jax; name Python 3.11, 3.12 or 3.13: make setup PYTHON=python3.11" >&2; exit 2; }
