@@ -32,6 +32,7 @@ MAY_REACH = {
     "mr1jax.data.locomo.source": {"http", "urllib"},
     "mr1jax.data.published": {"huggingface_hub"},
     "mr1jax.judge_models": {"http", "urllib"},  # asks the server that --judge-url names, and no other
+    "mr1jax.service.serve": {"socket"},  # takes the port that it listens on
     "reliability.resuming": {"socket"},  # finds a free port for two processes on this machine
 }
 FORBIDDEN_KEYWORDS = ("allow_pickle", "shell", "trust_remote_code")

@@ -172,7 +172,7 @@ async def _on_wrong_form(_: Request, error: Exception) -> Response:
     """What pydantic found first in a request, as one sentence; not what the request said there."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
+    place = ".".join(map(str, first["loc"])).encode("ascii", "backslashreplace").decode()
     return JSONResponse(error_body(422, f"{place:.80}: {first['msg'].lower()}; GET /openapi.json says what may stand there"), 422)
 
 

@@ -101,6 +101,7 @@ async function showBank() {
   if (number !== state.asked) return;
   const rows = results.map((memory) => memoryRow(memory, event));
   if (event && event.event === "DELETE" && event.old_memory) rows.push(goneRow(event));
+  byId("memories").dataset.moment = moment;
   byId("memories").replaceChildren(...(rows.length ? rows : [make("li", { class: "empty" }, state.user ? "No memories at this time." : "Open a user to see what is remembered.")]));
 }
 
