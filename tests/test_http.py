@@ -64,15 +64,16 @@ def test_rest_is_the_agent(agent, client, user):
     assert client.get(at, params=mine).json() == agent.get(memory_id, **mine)
     assert client.put(at, json={"text": "Mia has a cat.", **mine}).json()["memory"] == "Mia has a cat."
     assert agent.get(memory_id, **mine)["memory"] == "Mia has a cat."
+    client.put(at, json={"text": "Mia has a hamster.", **mine})
     assert client.get(f"{at}/history", params=mine).json() == agent.history(memory_id, **mine)
-    first, second = (event.id for event in agent.events(**mine))
+    first = agent.events(**mine)[0].id
     assert client.get("/v1/state", params={"event": first, **mine}).json()["results"] == [
         m.to_json() for m in agent.state_at(first, **mine)
     ]
     assert client.get("/v1/state", params={"event": first, **mine}).json()["results"][0]["memory"] == done["results"][0]["memory"]
-    assert client.post(f"{at}/restore", json=mine).json()["memory"] == done["results"][0]["memory"]
-    assert client.post(f"{at}/restore", json={"to_event": second, **mine}).json()["memory"] == "Mia has a cat."
-    assert client.post("/v1/memories/search", json={"query": "cat", **mine}).json() == agent.search("cat", **mine)
+    assert client.post(f"{at}/restore", json=mine).json()["memory"] == "Mia has a cat."
+    assert client.post(f"{at}/restore", json={"to_event": first, **mine}).json()["memory"] == done["results"][0]["memory"]
+    assert client.post("/v1/memories/search", json={"query": "dog", **mine}).json() == agent.search("dog", **mine)
     assert client.delete(at, params=mine).status_code == 200
     assert agent.get_all(**mine)["results"] == []
     assert client.post(f"{at}/restore", json=mine).status_code == 200
@@ -82,7 +83,7 @@ def test_rest_is_the_agent(agent, client, user):
     assert listed == agent.get_all(include_deleted=True, **mine)
     events = client.get("/v1/events", params=mine).json()["results"]
     assert events == [event.to_json() for event in agent.events(**mine)]
-    assert [event["event"] for event in events] == ["ADD", "UPDATE", "RESTORE", "RESTORE", "DELETE", "RESTORE", "DELETE"]
+    assert [event["event"] for event in events] == "ADD UPDATE UPDATE RESTORE RESTORE DELETE RESTORE DELETE".split()
     assert client.get("/v1/events", params={"after": events[4]["id"], "limit": 1, **mine}).json()["results"] == [events[5]]
 
 
@@ -129,18 +130,20 @@ def test_openai_client_is_answered_from_the_memory_of_its_user(agent, chat, user
     assert [model.id for model in chat.models.list()] == ["mr1jax"]
 
 
-def test_openai_client_streams(agent, chat, client, user):
-    """Oracle: the whole answer is what the pieces come to; the raw events are OpenAI's, the last of them [DONE]."""
-    agent.add(SAID, user_id=user)
+@pytest.mark.parametrize("text", ["", "Bramo", " two words\n and  more \u00e9\U0001f415 ", "\n\ndata: [DONE]\n\n"])
+def test_openai_client_streams(agent, chat, client, user, text, monkeypatch):
+    """Oracle: the whole answer is what the pieces come to, whatever stands in it; the raw events are OpenAI's, the last of them [DONE]."""
+    monkeypatch.setattr(agent, "answer", lambda question, **_: {"answer": text, "response": "", "memories": []}, raising=False)
     asked = {"model": "mr1jax", "messages": [{"role": "user", "content": QUESTION}], "user": user}
     chunks = list(chat.chat.completions.create(**asked, stream=True))
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks]
-    assert "".join(pieces) == agent.answer(QUESTION, user_id=user)["answer"]
+    assert "".join(pieces) == text
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
     assert len({chunk.id for chunk in chunks}) == 1
     raw = client.post("/v1/chat/completions", json={**asked, "stream": True})
     assert raw.headers["content-type"].startswith("text/event-stream")
     assert re.fullmatch(r"(data: \{.*\}\n\n)+data: \[DONE\]\n\n", raw.text)
+    assert raw.text.count("\n\n") == len(chunks) + 1
 
 
 @pytest.mark.parametrize(
@@ -282,6 +285,7 @@ def test_too_much_is_refused_before_it_is_all_sent(agent):
                 while part := client.recv(65536):
                     answered += part
             assert answered.startswith(b"HTTP/1.1 413 ")
+            assert b"\r\nconnection: close\r\n" in answered
             assert b"10000 bytes" in answered
 
 

@@ -140,7 +140,7 @@ class Sent:
 
     def through(self, gate):
         gate._app = self._application
-        asyncio.run(gate(self.scope, self._receive, self._send))
+        asyncio.run(asyncio.wait_for(gate(self.scope, self._receive, self._send), timeout=5))
         return self
 
     async def _receive(self):
@@ -212,6 +212,7 @@ def test_a_body_that_does_not_come_is_not_waited_for():
         ([(b"host", b"localhost:8000"), (b"origin", b"https://localhost:8000")], 200),
         ([(b"host", b"localhost:8000"), (b"origin", b"http://localhost:3000")], 403),
         ([(b"host", b"localhost:8000"), (b"origin", b"http://evil.example.com")], 403),
+        ([(b"host", b"localhost:8000"), (b"origin", b"http://evil.localhost:8000")], 403),
         ([(b"host", b"localhost:8000"), (b"origin", b"null")], 403),
         ([(b"host", b"localhost:8000"), (b"origin", b"")], 403),
     ],

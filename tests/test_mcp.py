@@ -70,15 +70,17 @@ def test_tools_are_the_agent(user):
     async def converse(client):
         (added,) = (await result(client, "add", text=SAID))["results"]
         assert added["event"] == "ADD"
+        await result(client, "add", text="Leo works as a baker in Utrecht.")
         assert await result(client, "list") == agent.get_all(**mine)
+        assert [len((await result(client, "list", limit=limit))["results"]) for limit in (1, 2)] == [1, 2]
         assert await result(client, "get", memory_id=added["id"]) == agent.get(added["id"], **mine)
-        assert await result(client, "search", query="dog", limit=3) == agent.search("dog", limit=3, **mine)
+        assert await result(client, "search", query="dog baker", limit=1) == agent.search("dog baker", limit=1, **mine)
         assert await result(client, "answer", question=QUESTION) == agent.answer(QUESTION, **mine)
         await result(client, "update", memory_id=added["id"], text="Mia has a cat.")
         assert agent.get(added["id"], **mine)["memory"] == "Mia has a cat."
         assert (await result(client, "history", memory_id=added["id"]))["results"] == agent.history(added["id"], **mine)
         await result(client, "delete", memory_id=added["id"])
-        assert agent.get_all(**mine)["results"] == []
+        assert added["id"] not in {memory["id"] for memory in agent.get_all(**mine)["results"]}
 
     talk(make_server(agent, user), converse)
 
