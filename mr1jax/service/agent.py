@@ -1,63 +1,84 @@
 """`MemoryAgent`: what a program calls. The names and the shapes of what comes back are mem0's."""
 
+import asyncio
 import dataclasses
+import functools
 import hashlib
 import json
-import random
-import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mr1jax.config import Config, replace, require
+from mr1jax.config import AgentConfig, BankConfig, Config, replace, require
 from mr1jax.experiment import RUN_CONFIG, read_run
 from mr1jax.prepare import load_start
-from mr1jax.service import programs
-from mr1jax.service.draft import Draft, Said, as_line, as_result
+from mr1jax.service import extract, jsonl, programs
+from mr1jax.service.draft import Draft, Said, as_line
 from mr1jax.service.engine import Engine, Line, Request
-from mr1jax.service.facts import read_messages, whole_sentences
-from mr1jax.service.filters import check_filters, fits
-from mr1jax.service.records import Conflict, Event, Json, Memory, NotFound, Receipt, Scope, replay
+from mr1jax.service.extract import BackboneExtractor, Extractor, WholeSentences
+from mr1jax.service.facts import read_messages
+from mr1jax.service.memories import Memories
+from mr1jax.service.records import Event, Json, Memory, Receipt, Scope
+from mr1jax.service.remote import RemoteExtractor, RemoteModel, open_remote
 from mr1jax.service.sql_store import IN_MEMORY, SqlStore
 from mr1jax.service.store import Store
-from mr1jax.service.texts import MAX_MEMORY, check_metadata, check_name, check_text, date_text, now, read_time
+from mr1jax.service.texts import check_metadata, check_name, check_text, date_text, now, read_time
+from mr1jax.text.huggingface_tokenizer import HuggingFaceTokenizer
 
-_ATTEMPTS = 50  # against other processes that write to the same owner
-_LONGEST_PAUSE = 0.05  # seconds between two of them
-_EVERYTHING = 2**31 - 1
+_THREADS = 64  # of an async agent: as many calls can wait at once for one batch or the store
+
+# Budgets of a backbone, in tokens of its own; a run has those that it was trained with.
+_BACKBONE_BANK = BankConfig(num_slots=64, slot_width=64, num_terms=64)
+_BACKBONE_MANAGER = AgentConfig(num_retrieved=10, prompt_length=1024, response_length=96)
+_BACKBONE_ANSWERER = AgentConfig(num_retrieved=30, prompt_length=2560, response_length=320)
 
 
-class MemoryAgent:
-    """Keeps memories of many users, decided on by a trained Manager, and answers from them. Any number of threads may call it.
+class MemoryAgent(Memories):
+    """Remembers by a trained Manager and answers from memory; the rest is that of `Memories`."""
 
-    Every call needs at least one of user_id, agent_id and run_id (see `Scope`); ValueError says in one sentence what is wrong with a
-    request, and `NotFound` that there is no such memory in the scope.
-    """
-
-    def __init__(self, engine: Engine, store: Store):
-        self.engine, self.store = engine, store
-        self._turns: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-        self._turns_lock = threading.Lock()
+    def __init__(self, engine: Engine, store: Store, extractor: Extractor):
+        super().__init__(store)
+        self.engine, self.extractor = engine, extractor
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path = "", *, store: str = IN_MEMORY, manager_from: str = "", answerer_from: str = ""
+        cls,
+        path: str | Path = "",
+        *,
+        store: str = IN_MEMORY,
+        manager_from: str = "",
+        answerer_from: str = "",
+        base_url: str = "",
+        model: str = "",
     ) -> "MemoryAgent":
         """Opens an agent and its store.
 
         path: empty for the tiny agent that ships, the folder of a run, or a backbone as in `Config.backbone`; store: "memory",
-        "sqlite:///file.db" or "postgresql+psycopg://..."; manager_from, answerer_from: runs whose trained agents to use.
+        "sqlite:///file.db" or "postgresql+psycopg://..."; manager_from, answerer_from: runs whose trained agents to use;
+        base_url, model: of a server of OpenAI's chat completions, which then is both agents, and no weights are read.
         Raises ValueError where something is not there or does not fit.
         """
-        config = _read_config(str(path), manager_from, answerer_from)
         opened = SqlStore(store)
         try:
-            return cls(Engine(load_start(config)), opened)
+            if base_url or model:
+                require(not (path or manager_from or answerer_from), "base_url is given beside a path; give the one or the other")
+                return cls._remote(opened, base_url, model)
+            start = load_start(_read_config(str(path), manager_from, answerer_from))
+            engine, tokenizer = Engine(start), start.tokenizer
+            if isinstance(tokenizer, HuggingFaceTokenizer):
+                return cls(engine, opened, BackboneExtractor(start, tokenizer, engine.speller))
+            return cls(engine, opened, WholeSentences(engine.speller, engine.slot_width))
         except BaseException:
             opened.close()
             raise
+
+    @classmethod
+    def _remote(cls, store: Store, base_url: str, model: str) -> "MemoryAgent":
+        start, server = open_remote(base_url, model)
+        engine = Engine(start, RemoteModel(start, server))
+        return cls(engine, store, RemoteExtractor(server, engine.speller, engine.slot_width))
 
     def add(
         self,
@@ -83,18 +104,21 @@ class MemoryAgent:
         asked = [dataclasses.asdict(scope), [vars(turn) for turn in turns], about, timestamp, expires]
         body = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         when = read_time("timestamp", timestamp)
-        facts = [
-            Said(text, when, turn.speaker, about, expires)
-            for turn in turns
-            for text in whole_sentences(turn, self.engine.count_tokens, self.engine.slot_width)
-        ]
-        return self._in_turn(scope, lambda: self._add_once(scope, facts, dry_run, key, body))
+        if (known := self._recorded(scope, key, body, dry_run)) is not None:
+            return known
+        facts = [Said(text, when, turn.speaker, about, expires) for turn in turns for text in self.extractor.facts(turn)]
+        return self.in_turn(scope, lambda: self._add_once(scope, facts, dry_run, key, body))
+
+    def _recorded(self, scope: Scope, key: str, body: str, dry_run: bool) -> Json | None:
+        known = self.store.receipt(scope, key) if key and not dry_run else None
+        if known is None:
+            return None
+        require(known.body == body, f"idempotency_key {key!r:.60} was used for another request; give each request its own")
+        return known.result | {"idempotent_replay": True}
 
     def _add_once(self, scope: Scope, facts: Sequence[Said], dry_run: bool, key: str, body: str) -> Json:
-        known = self.store.receipt(scope, key) if key and not dry_run else None
-        if known is not None:
-            require(known.body == body, f"idempotency_key {key!r:.60} was used for another request; give each request its own")
-            return known.result | {"idempotent_replay": True}
+        if (known := self._recorded(scope, key, body, dry_run)) is not None:  # another call with the key may just have been done
+            return known
         draft = Draft(self.store, scope, now())
         for said in facts:
             shown = draft.candidates(said.text, self.engine.num_slots)
@@ -104,103 +128,6 @@ class MemoryAgent:
         if not dry_run and (draft.events or key):
             self.store.commit(scope, draft.events, version=draft.version, receipt=Receipt(key, body, result) if key else None)
         return result
-
-    def search(
-        self,
-        query: str,
-        *,
-        user_id: str = "",
-        agent_id: str = "",
-        run_id: str = "",
-        limit: int = 10,
-        filters: Mapping[str, Any] | None = None,
-    ) -> Json:
-        """Finds memories that share words with a query, best first: {"results": [{"id", "memory", "score", ...}]}.
-
-        filters: see `filters`.
-        """
-        scope, text, limit = Scope(user_id, agent_id, run_id), check_text("the query", query), _check_limit(limit)
-        check_filters(filters)
-        index = self.store.index(scope, now())
-        best = index.best(text, _EVERYTHING if filters else limit, matching=True)
-        found = self.store.fetch(scope, [memory_id for memory_id, _ in best])
-        scored = [(found[memory_id], score) for memory_id, score in best if memory_id in found]
-        kept = [memory.to_json() | {"score": score} for memory, score in scored if not filters or fits(memory, filters)]
-        return {"results": kept[:limit]}
-
-    def get(self, memory_id: str, *, user_id: str = "", agent_id: str = "", run_id: str = "") -> Json:
-        """Returns one memory."""
-        memory = self._find(Scope(user_id, agent_id, run_id), memory_id)
-        if memory.deleted or (memory.expires_at or "~") <= now():
-            raise _not_found(memory_id)
-        return memory.to_json()
-
-    def get_all(self, *, user_id: str = "", agent_id: str = "", run_id: str = "", limit: int = 100, include_deleted: bool = False) -> Json:
-        """Returns memories, the last written first: {"results": [...]}; with include_deleted also what is deleted or expired."""
-        memories = self.store.get_all(Scope(user_id, agent_id, run_id), now(), _check_limit(limit), include_deleted)
-        return {"results": [memory.to_json() for memory in memories]}
-
-    def update(self, memory_id: str, data: str, *, user_id: str = "", agent_id: str = "", run_id: str = "") -> Json:
-        """Replaces the text of a memory by hand: {"message", "results"}."""
-        scope, text = Scope(user_id, agent_id, run_id), check_text("the memory", data, MAX_MEMORY)
-
-        def change() -> list[Event]:
-            memory = self._find(scope, memory_id)
-            if memory.deleted:
-                raise _not_found(memory_id)
-            return [_by_hand("UPDATE", memory, text, said_at=now())]
-
-        return self._write(scope, change, "updated")
-
-    def delete(self, memory_id: str, *, user_id: str = "", agent_id: str = "", run_id: str = "") -> Json:
-        """Deletes a memory; its text stays in the history, and `restore` brings it back."""
-        scope = Scope(user_id, agent_id, run_id)
-
-        def change() -> list[Event]:
-            memory = self._find(scope, memory_id)
-            if memory.deleted:
-                raise _not_found(memory_id)
-            return [_by_hand("DELETE", memory, None)]
-
-        return self._write(scope, change, "deleted")
-
-    def delete_all(self, *, user_id: str = "", agent_id: str = "", run_id: str = "") -> Json:
-        """Deletes all memories of the scope, each as `delete` does."""
-        scope = Scope(user_id, agent_id, run_id)
-
-        def change() -> list[Event]:
-            memories = self.store.get_all(scope, now(), _EVERYTHING, True)
-            return [_by_hand("DELETE", memory, None) for memory in memories if not memory.deleted]
-
-        return self._write(scope, change, "deleted")
-
-    def history(self, memory_id: str, *, user_id: str = "", agent_id: str = "", run_id: str = "") -> list[Json]:
-        """Returns every operation on a memory, the first first."""
-        scope = Scope(user_id, agent_id, run_id)
-        self._find(scope, memory_id)
-        return [event.to_json() for event in self.store.events(scope, 0, _EVERYTHING, memory_id)]
-
-    def restore(self, memory_id: str, *, user_id: str = "", agent_id: str = "", run_id: str = "", to_event: int | None = None) -> Json:
-        """Undoes the last operation on a memory, or all after `to_event` of its history, and returns it.
-
-        That is an operation too: to undo it, restore again. What undoes an ADD deletes.
-        """
-        scope = Scope(user_id, agent_id, run_id)
-
-        def change() -> list[Event]:
-            memory = self._find(scope, memory_id)
-            events = self.store.events(scope, 0, _EVERYTHING, memory_id)
-            known = to_event is None or to_event in [event.id for event in events]
-            require(known, f"event {to_event!r:.40} is none of memory {memory_id}; choose one of its history")
-            kept = events[:-1] if to_event is None else [event for event in events if event.id <= to_event]
-            target = replay(kept).get(memory_id)
-            if target is None or target.deleted:
-                return [] if memory.deleted else [_by_hand("DELETE", memory, None)]
-            content = {"metadata": target.metadata, "expires_at": target.expires_at}
-            return [dataclasses.replace(_by_hand("RESTORE", memory, target.memory, said_at=target.updated_at), **content)]
-
-        self._write(scope, change, "restored")
-        return self._find(scope, memory_id).to_json()
 
     def answer(self, question: str, *, user_id: str = "", agent_id: str = "", run_id: str = "", timestamp: str | None = None) -> Json:
         """Answers from memory: {"answer", "response", "memories": [{"id", "memory", "selected", "score"}]}.
@@ -221,24 +148,22 @@ class MemoryAgent:
         ]
         return {"answer": reply.answer, "response": reply.response, "memories": shown}
 
-    def events(self, *, user_id: str = "", agent_id: str = "", run_id: str = "", after: int = 0, limit: int = 1000) -> list[Event]:
-        """Returns the operation log of a scope from the event after `after` on, in order."""
-        return self.store.events(Scope(user_id, agent_id, run_id), after, _check_limit(limit))
+    def export_jsonl(self, path: str | Path, *, user_id: str = "", agent_id: str = "", run_id: str = "") -> int:
+        """Writes what a scope remembers, one JSON object a line; returns how many memories."""
+        return jsonl.export_jsonl(self, path, Scope(user_id, agent_id, run_id))
 
-    def state_at(self, event_id: int, *, user_id: str = "", agent_id: str = "", run_id: str = "") -> list[Memory]:
-        """Returns the memories as they were after an event, by replaying the log; the last written last."""
-        events = [event for event in self.store.events(Scope(user_id, agent_id, run_id), 0, _EVERYTHING) if event.id <= event_id]
-        time_then = events[-1].created_at if events else ""
-        there = [each for each in replay(events).values() if not each.deleted and (each.expires_at or "~") > time_then]
-        return sorted(there, key=lambda memory: memory.written)
+    def import_jsonl(self, path: str | Path, *, user_id: str = "", agent_id: str = "", run_id: str = "") -> int:
+        """Adds the memories of an export to a scope, each as it is; returns how many were new."""
+        return jsonl.import_jsonl(self, path, Scope(user_id, agent_id, run_id))
 
     def compilations(self) -> int:
         """Counts how often the agents' programs have been compiled in this process."""
-        return programs.compilations()
+        return programs.compilations() + extract.compilations()
 
     def close(self) -> None:
         """Serves what waits, then lets go of the store."""
         self.engine.close()
+        self.extractor.close()
         self.store.close()
 
     def __enter__(self) -> "MemoryAgent":
@@ -247,33 +172,83 @@ class MemoryAgent:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _find(self, scope: Scope, memory_id: str) -> Memory:
-        check_name("memory_id", memory_id)
-        found = self.store.fetch(scope, [memory_id]).get(memory_id)
-        if found is None:
-            raise _not_found(memory_id)
-        return found
 
-    def _write(self, scope: Scope, change: Callable[[], list[Event]], done: str) -> Json:
-        def once() -> list[Event]:
-            version = self.store.version(scope)  # before anything is read, so that what is written fits what was read
-            events = change()
-            return self.store.commit(scope, events, version=version, receipt=None) if events else []
+class AsyncMemoryAgent:
+    """The same calls for a program with an event loop, over one `MemoryAgent`: each has the arguments, results and errors of its twin.
 
-        events = self._in_turn(scope, once)
-        return {"message": f"{len(events)} {'memory' if len(events) == 1 else 'memories'} {done}", "results": list(map(as_result, events))}
+    Calls that write for one owner are done in the order in which they were made; those of others, and those that read, go beside them.
+    """
 
-    def _in_turn(self, scope: Scope, once: Callable[[], Any]) -> Any:
-        """Lets the writers of one owner go one after another, here by a lock, and among processes by trying again."""
-        with self._turns_lock:
-            turn = self._turns.setdefault(scope.owner, threading.Lock())
-        with turn:
-            for attempt in range(_ATTEMPTS):
-                try:
-                    return once()
-                except Conflict:
-                    time.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.001 * 2**attempt)))
-        raise ValueError(f"other processes keep writing to {scope.owner}; try again later")
+    def __init__(self, agent: MemoryAgent):
+        self.agent = agent
+        self._pool = ThreadPoolExecutor(_THREADS, "mr1jax-async")
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path = "", **settings: str) -> "AsyncMemoryAgent":
+        """As `MemoryAgent.from_pretrained`."""
+        return cls(MemoryAgent.from_pretrained(path, **settings))
+
+    async def add(self, *args: Any, **kwargs: Any) -> Json:
+        return await self._in_order(self.agent.add, *args, **kwargs)
+
+    async def search(self, *args: Any, **kwargs: Any) -> Json:
+        return await self._beside(self.agent.search, *args, **kwargs)
+
+    async def get(self, *args: Any, **kwargs: Any) -> Json:
+        return await self._beside(self.agent.get, *args, **kwargs)
+
+    async def get_all(self, **kwargs: Any) -> Json:
+        return await self._beside(self.agent.get_all, **kwargs)
+
+    async def update(self, *args: Any, **kwargs: Any) -> Json:
+        return await self._in_order(self.agent.update, *args, **kwargs)
+
+    async def delete(self, *args: Any, **kwargs: Any) -> Json:
+        return await self._in_order(self.agent.delete, *args, **kwargs)
+
+    async def delete_all(self, **kwargs: Any) -> Json:
+        return await self._in_order(self.agent.delete_all, **kwargs)
+
+    async def history(self, *args: Any, **kwargs: Any) -> list[Json]:
+        return await self._beside(self.agent.history, *args, **kwargs)
+
+    async def restore(self, *args: Any, **kwargs: Any) -> Json:
+        return await self._in_order(self.agent.restore, *args, **kwargs)
+
+    async def answer(self, *args: Any, **kwargs: Any) -> Json:
+        return await self._beside(self.agent.answer, *args, **kwargs)
+
+    async def events(self, **kwargs: Any) -> list[Event]:
+        return await self._beside(self.agent.events, **kwargs)
+
+    async def state_at(self, *args: Any, **kwargs: Any) -> list[Memory]:
+        return await self._beside(self.agent.state_at, *args, **kwargs)
+
+    async def export_jsonl(self, *args: Any, **kwargs: Any) -> int:
+        return await self._beside(self.agent.export_jsonl, *args, **kwargs)
+
+    async def import_jsonl(self, *args: Any, **kwargs: Any) -> int:
+        return await self._in_order(self.agent.import_jsonl, *args, **kwargs)
+
+    async def close(self) -> None:
+        """Waits for the calls that are being done, then closes the agent."""
+        await asyncio.to_thread(self._pool.shutdown)
+        await asyncio.to_thread(self.agent.close)
+
+    async def __aenter__(self) -> "AsyncMemoryAgent":
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+    async def _in_order(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        scope = Scope(*(kwargs.get(name, "") for name in ("user_id", "agent_id", "run_id")))
+        async with self._turns.setdefault(scope.owner, asyncio.Lock()):
+            return await self._beside(call, *args, **kwargs)
+
+    async def _beside(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, functools.partial(call, *args, **kwargs))
 
 
 def _read_config(path: str, manager_from: str, answerer_from: str) -> Config:
@@ -283,32 +258,6 @@ def _read_config(path: str, manager_from: str, answerer_from: str) -> Config:
         config = read_run(Path(path))
         config = replace(config, **{f"{config.agent}_from": path})
     elif path:
-        config = replace(config, backbone=path)
+        config = replace(config, backbone=path, bank=_BACKBONE_BANK, manager=_BACKBONE_MANAGER, answerer=_BACKBONE_ANSWERER)
     named = {"manager_from": manager_from, "answerer_from": answerer_from}
     return replace(config, **{name: run for name, run in named.items() if run})
-
-
-def _by_hand(kind: Any, memory: Memory, text: str | None, said_at: str = "") -> Event:
-    return Event(
-        memory_id=memory.id,
-        event=kind,
-        old_memory=memory.memory,
-        new_memory=text,
-        user_id=memory.user_id,
-        agent_id=memory.agent_id,
-        run_id=memory.run_id,
-        metadata=memory.metadata,
-        expires_at=memory.expires_at,
-        speaker=memory.speaker,
-        said_at=said_at or memory.updated_at,
-        created_at=now(),
-    )
-
-
-def _not_found(memory_id: str) -> NotFound:
-    return NotFound(f"there is no memory {memory_id!r:.60}")
-
-
-def _check_limit(limit: Any) -> int:
-    require(type(limit) is int and 1 <= limit <= 100_000, f"limit is {limit!r:.40}; give a whole number from 1 to 100000")
-    return limit

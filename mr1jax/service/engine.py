@@ -112,7 +112,7 @@ class Engine:
         self.num_slots, self.slot_width = config.bank.num_slots, config.bank.slot_width
         self._question_width = _room_for_question(config, start)
         self._model = model or CompiledModel(start)
-        self._speller = Speller(start.tokenizer)
+        self.speller = Speller(start.tokenizer)
         self._text_of = text_reader(language.table)
         self._batchers = {
             "decide": Batcher(self._decide, BATCHES[-1], "mr1jax-manager"),
@@ -125,16 +125,12 @@ class Engine:
 
     def reply(self, request: Request) -> Reply:
         """Lets the Answer Agent answer one question. Raises ValueError where the question is longer than its prompt has room for."""
-        num_tokens = self.count_tokens(request.asked.text)
+        num_tokens = self.speller.count(request.asked.text)
         require(
             num_tokens <= self._question_width,
             f"the question has {num_tokens} tokens, and the Answer Agent's prompt has room for {self._question_width}; ask in fewer words",
         )
         return self._batchers["reply"].ask(request)
-
-    def count_tokens(self, text: str) -> int:
-        """Counts the tokens of what somebody wrote."""
-        return len(self._speller.encode(text))
 
     def warm_up(self) -> None:
         """Compiles every shape now, so that no request waits for it."""
@@ -148,28 +144,28 @@ class Engine:
         for batcher in self._batchers.values():
             batcher.close()
 
-    def _decide(self, requests: Sequence[Request]) -> list[Decision]:
-        rows, asked, dates = self._pack(requests, self.slot_width)
+    def _decide(self, batch: Sequence[Request]) -> list[Decision]:
+        rows, asked, dates = self._pack(batch, self.slot_width)
         fact = NewFact(**asked, time=np.full(len(asked["length"]), self.num_slots, np.int32))
         decisions = jax.device_get(self._model.decide(rows, fact, dates))
-        return [self._read_decision(jax.tree.map(lambda x, k=k: x[k], decisions)) for k in range(len(requests))]
+        return [self._read_decision(jax.tree.map(lambda x, k=k: x[k], decisions)) for k in range(len(batch))]
 
-    def _reply(self, requests: Sequence[Request]) -> list[Reply]:
-        rows, asked, dates = self._pack(requests, self._question_width)
+    def _reply(self, batch: Sequence[Request]) -> list[Reply]:
+        rows, asked, dates = self._pack(batch, self._question_width)
         total = len(asked["length"])
         no_gold = {"answer": np.zeros((total, 1), np.uint8), "answer_length": np.zeros(total, np.int32)}
         question = AskedQuestion(tokens=asked["tokens"], length=asked["length"], **no_gold)
         replies = jax.device_get(self._model.reply(rows, question, dates))
-        return [self._read_reply(jax.tree.map(lambda x, k=k: x[k], replies)) for k in range(len(requests))]
+        return [self._read_reply(jax.tree.map(lambda x, k=k: x[k], replies)) for k in range(len(batch))]
 
-    def _pack(self, requests: Sequence[Request], width: int) -> tuple[NewFact, dict[str, np.ndarray], Dates]:
+    def _pack(self, batch: Sequence[Request], width: int) -> tuple[NewFact, dict[str, np.ndarray], Dates]:
         """Lays requests out in the smallest batch that holds them; date k is that of slot k, date S that of what is asked."""
-        P, S = next(size for size in BATCHES if size >= len(requests)), self.num_slots
+        P, S = next(size for size in BATCHES if size >= len(batch)), self.num_slots
         rows = NewFact(*_table((P, S), self.slot_width), np.zeros((P, S), np.int32), np.broadcast_to(np.arange(S, dtype=np.int32), (P, S)))
         dates = Dates(*_table((P, S + 1), _DATE_WIDTH))
         tokens, length = _table((P,), width)
         speaker = np.zeros(P, np.int32)
-        for k, request in enumerate(requests):
+        for k, request in enumerate(batch):
             for slot, line in enumerate(request.lines):
                 self._write(rows.tokens, rows.length, (k, slot), line.text)
                 self._write(dates.tokens, dates.length, (k, slot), line.date)
@@ -180,7 +176,7 @@ class Engine:
         return rows, {"tokens": tokens, "length": length, "speaker": speaker}, dates
 
     def _write(self, tokens: np.ndarray, length: np.ndarray, place: tuple[int, ...], text: str) -> None:
-        encoded = self._speller.encode(text)[: tokens.shape[-1]]
+        encoded = self.speller.encode(text)[: tokens.shape[-1]]
         tokens[place][: len(encoded)] = encoded
         length[place] = len(encoded)
 

@@ -1,11 +1,11 @@
 """From messages to the facts that the Manager decides on, one by one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mr1jax.config import require
 from mr1jax.data.chat import split_sentences, split_turn
-from mr1jax.service.texts import MAX_TEXT, check_name, check_text
+from mr1jax.service.texts import MAX_TEXT, check_name, check_text, one_line
 
 MAX_MESSAGES = 1000
 ROLES = ("user", "assistant", "system", "developer", "tool")
@@ -13,10 +13,12 @@ _SPEAKERS = {"user": 0, "assistant": 1}  # nobody's words are not remembered: in
 
 
 class Message:
-    """One turn: on one line, and who said it. prefix: "Mia: " where the speaker has a name."""
+    """One turn, and who said it. text: its lines; prefix: "Mia: " where the speaker has a name."""
 
     def __init__(self, text: str, speaker: int = 0, name: str = ""):
-        self.text, self.speaker, self.prefix = text, speaker, f"{name}: " if name else ""
+        lines = map(one_line, text.splitlines())
+        self.text, self.speaker, self.prefix = "\n".join(filter(None, lines)), speaker, f"{name}: " if name else ""
+        self.who = name or ("the assistant" if speaker else "the user")
 
 
 def read_messages(messages: Any) -> list[Message]:
@@ -25,7 +27,8 @@ def read_messages(messages: Any) -> list[Message]:
     Raises ValueError where it is neither, where a text is blank or too long, or where all are too long together.
     """
     if isinstance(messages, str):
-        return [Message(check_text("the text", messages))]
+        check_text("the text", messages)
+        return [Message(messages)]
     fits = isinstance(messages, Sequence) and all(isinstance(each, dict) for each in messages)
     require(fits, f"messages is {messages!r:.60}; give a text, or a list of messages with role and content")
     require(0 < len(messages) <= MAX_MESSAGES, f"there are {len(messages)} messages; give 1 to {MAX_MESSAGES}")
@@ -36,7 +39,8 @@ def read_messages(messages: Any) -> list[Message]:
         if role in _SPEAKERS:
             name = message.get("name") or ""
             check_name(f"the name of message {number}", name)
-            turns.append(Message(check_text(f"the content of message {number}", message.get("content")), _SPEAKERS[role], name.strip()))
+            check_text(f"the content of message {number}", message.get("content"))
+            turns.append(Message(message["content"], _SPEAKERS[role], one_line(name)))
     total = sum(len(turn.text) for turn in turns)
     require(total <= MAX_TEXT, f"the messages have {total} characters together; give them in parts of at most {MAX_TEXT}")
     return turns
@@ -47,15 +51,17 @@ def whole_sentences(message: Message, count_tokens: Callable[[str], int], slot_w
 
     This is all the extraction that the tiny agent has: it was trained on one sentence at a time, without its full stop.
     """
-    facts = []
-    for sentence in split_sentences(message.text):
-        facts += _fitting(sentence.rstrip(".") or sentence, message.prefix, count_tokens, slot_width)
+    sentences = (sentence.rstrip(".") or sentence for sentence in split_sentences(message.text))
+    return fit_slots(sentences, count_tokens, slot_width, message.prefix)
+
+
+def fit_slots(texts: Iterable[str], count_tokens: Callable[[str], int], slot_width: int, prefix: str = "") -> list[str]:
+    """Halves texts, at the ends of sentences where there are some, until each has at most `slot_width` tokens; a word is never cut."""
+    facts: list[str] = []
+    for text in texts:
+        words = text.split()
+        if len(words) <= 1 or count_tokens(prefix + text) <= slot_width:
+            facts.append(prefix + text)
+        else:
+            facts += fit_slots(split_turn(text, max_words=-(-len(words) // 2)), count_tokens, slot_width, prefix)
     return facts
-
-
-def _fitting(text: str, prefix: str, count_tokens: Callable[[str], int], slot_width: int) -> list[str]:
-    words = text.split()
-    if len(words) == 1 or count_tokens(prefix + text) <= slot_width:
-        return [prefix + text]  # a single word that is wider than a slot has no better place to be cut
-    parts = split_turn(text, max_words=-(-len(words) // 2))
-    return [fact for part in parts for fact in _fitting(part, prefix, count_tokens, slot_width)]

@@ -105,6 +105,10 @@ class Speller:
         self._tokenizer = tokenizer
         self.encode = functools.lru_cache(maxsize=1 << 14)(self._encode)
 
+    def count(self, text: str) -> int:
+        """Counts the tokens of a text."""
+        return len(self.encode(text))
+
     def _encode(self, text: str) -> tuple[int, ...]:
         tokens = self._tokenizer.encode(text)
         return tuple(spelled for token in tokens for spelled in self._spelled.get(token, (token,)))
