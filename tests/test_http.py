@@ -5,6 +5,7 @@ import re
 import socket
 import threading
 import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import openai
@@ -13,7 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from served import FREE, Kept, serving, tiny_agent
 
 from mr1jax.config import replace
+from mr1jax.service.agent import MemoryAgent
 from mr1jax.service.limits import SECURITY_HEADERS
+from mr1jax.service.records import Event, Scope
 
 ADMIN, ANNS = "a" * 32, "b" * 32
 SAID = "Mia has a dog called Bramo."
@@ -34,7 +37,7 @@ def agent():
 
 @pytest.fixture(scope="module")
 def client(agent):
-    with serving(agent) as (url, _), httpx.Client(base_url=url, timeout=120) as client:
+    with serving(agent) as (url, _), httpx.Client(base_url=url, timeout=600) as client:
         yield client
 
 
@@ -62,7 +65,7 @@ def test_rest_is_the_agent(agent, client, user):
     at = f"/v1/memories/{memory_id}"
     assert client.get("/v1/memories", params=mine).json() == agent.get_all(**mine)
     assert client.get(at, params=mine).json() == agent.get(memory_id, **mine)
-    assert client.put(at, json={"text": "Mia has a cat.", **mine}).json()["memory"] == "Mia has a cat."
+    assert client.put(at, json={"text": "Mia has a cat.", **mine}).json()["results"][0]["memory"] == "Mia has a cat."
     assert agent.get(memory_id, **mine)["memory"] == "Mia has a cat."
     client.put(at, json={"text": "Mia has a hamster.", **mine})
     assert client.get(f"{at}/history", params=mine).json() == agent.history(memory_id, **mine)
@@ -164,6 +167,61 @@ def test_openai_client_hears_what_is_wrong(chat, user, change, sentence):
         with pytest.raises(openai.BadRequestError) as refused:
             chat.chat.completions.create(**asked, stream=stream)
         assert re.fullmatch(sentence, refused.value.body["message"])
+
+
+class Upstream(BaseHTTPRequestHandler):
+    """A server of chat completions that notes what it is asked and says one thing, or fails."""
+
+    def do_POST(self):
+        self.server.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        answer = {"choices": [{"message": {"content": "<think>hm</think>Her dog is Bramo."}}]}
+        body = json.dumps(answer).encode()
+        self.send_response(self.server.status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def upstream():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
+    server.asked, server.status = [], 200
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_model_behind_a_url_is_told_what_is_remembered(upstream, user):
+    """Oracle: what its server was asked, written out by hand: a system message with the memories as JSON strings, then the conversation."""
+    agent = MemoryAgent.from_pretrained(base_url=f"http://127.0.0.1:{upstream.server_port}/v1", model="wise-1")
+    said = 'Mia has a dog called "Bramo".'
+    event = Event(
+        str(uuid.uuid4()), "ADD", None, said, user_id=user, said_at="2024-05-08T12:00:00+00:00", created_at="2024-05-08T12:00:00+00:00"
+    )
+    agent.store.commit(Scope(user), [event], version=None, receipt=None)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTION}]
+    with serving(agent) as (url, _):
+        chat = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        reply = chat.chat.completions.create(model="mr1jax", messages=messages, user=user)
+        (asked,) = upstream.asked
+        first, *rest = asked["messages"]
+        assert (asked["model"], asked["temperature"], rest) == ("wise-1", 0, messages)
+        assert first["role"] == "system"
+        assert first["content"].splitlines()[-1] == r'2024-05-08: "Mia has a dog called \"Bramo\"."'
+        assert not set(asked) & {"guided_regex", "structured_outputs"}
+        assert reply.choices[0].message.content == "Her dog is Bramo."
+        assert [memory["memory"] for memory in reply.model_extra["memories"]] == [said]
+        upstream.status = 404
+        with pytest.raises(openai.InternalServerError) as refused:
+            chat.chat.completions.create(model="mr1jax", messages=messages, user=user, stream=True)
+    assert refused.value.status_code == 503
+    assert re.fullmatch(r"the model wise-1 at .* does not answer \(status 404\); .*", refused.value.body["message"])
 
 
 # What is refused ------------------------------------------------------------------------------------------------------------------
@@ -326,7 +384,7 @@ def test_whatever_is_written_is_text(agent, client, text):
     """Oracle: the text itself, back from every place it was put; and JSON, which no browser takes for a page."""
     scope = {"user_id": f"{uuid.uuid4()} {text}".replace("\u202e", ""), "agent_id": text.replace("\u202e", ""), "run_id": ""}
     added = client.post("/v1/memories", json={"messages": SAID, **scope, "metadata": {text: text}}).json()["results"][0]["id"]
-    stored = client.put(f"/v1/memories/{added}", json={"text": text, **scope}).json()["memory"]
+    stored = client.put(f"/v1/memories/{added}", json={"text": text, **scope}).json()["results"][0]["memory"]
     assert stored == " ".join(text.replace("\u202e", " ").split())
     (memory,) = client.get("/v1/memories", params=scope).json()["results"]
     assert (memory["user_id"], memory["memory"], memory["metadata"]) == (scope["user_id"], stored, {text: text})
@@ -368,6 +426,11 @@ def test_metrics_count_what_was_done(agent, user):
     assert found["mr1jax_http_request_seconds_count", (("route", "/v1/memories/{memory_id}"),)] == 3
     assert found["mr1jax_operations_total", (("event", "ADD"),)] == 1
     assert found["mr1jax_operations_total", (("event", "RESTORE"),)] == 1
+    assert found["mr1jax_compilations_total", ()] == agent.compilations()
+    batches = agent.engine.batch_sizes()["decide"]
+    assert found["mr1jax_batch_size_count", (("program", "decide"),)] == sum(batches.values()) > 0
+    assert found["mr1jax_batch_size_sum", (("program", "decide"),)] == sum(size * count for size, count in batches.items())
+    assert found["mr1jax_batch_size_bucket", (("le", "1.0"), ("program", "decide"))] == batches[1]
     for word in (user, "Bramo", "secret-path", "BREW", "gone"):
         assert word not in text
 

@@ -79,7 +79,7 @@ DRIVE = """
 globalThis.$ = (query) => document.querySelector(query);
 globalThis.lines = (query) => [...document.querySelectorAll(query)].map((node) => node.textContent);
 globalThis.idle = () => new Promise((done) => {
-  const look = () => ($('#status').textContent === 'working\\u2026' ? requestAnimationFrame(look) : done($('#status').textContent));
+  const look = () => ($('#status').textContent.startsWith('working') ? requestAnimationFrame(look) : done($('#status').textContent));
   look();
 });
 globalThis.settle = (number) => new Promise((done) => {  // until the bank of this moment is drawn

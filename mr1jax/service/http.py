@@ -33,6 +33,7 @@ from mr1jax.service.bodies import (
 from mr1jax.service.limits import Gate, Limits, Refused, Tokens, error_body
 from mr1jax.service.metrics import CONTENT_TYPE, Measured, Metrics
 from mr1jax.service.records import NotFound
+from mr1jax.service.remote import Unavailable
 
 Json = dict[str, Any]
 _PAGES = {
@@ -52,7 +53,7 @@ def add(body: NewMessages, caller: TheCaller, agent: TheAgent, metrics: TheMetri
     more = body.model_dump(include={"metadata", "timestamp", "expires_at", "dry_run", "idempotency_key"})
     done = agent.add(said, **body.of(caller), **more)
     if not body.dry_run and not done["idempotent_replay"]:
-        metrics.count_operations(result["event"] for result in done["results"])
+        metrics.count_operations(done)
     return done
 
 
@@ -66,7 +67,7 @@ def list_memories(query: Annotated[Listing, Query()], caller: TheCaller, agent: 
 def delete_all(query: Annotated[Scope, Query()], caller: TheCaller, agent: TheAgent, metrics: TheMetrics) -> Json:
     """Deletes every memory of a scope; each can be restored."""
     done = agent.delete_all(**query.of(caller))
-    metrics.count_operations(["DELETE"] * len(done["results"]))
+    metrics.count_operations(done)
     return done
 
 
@@ -86,7 +87,7 @@ def get(memory_id: str, query: Annotated[Scope, Query()], caller: TheCaller, age
 def update(memory_id: str, body: NewText, caller: TheCaller, agent: TheAgent, metrics: TheMetrics) -> Json:
     """Sets what a memory says; what it said before stays in its history."""
     done = agent.update(memory_id, body.text, **body.of(caller))
-    metrics.count_operations(["UPDATE"])
+    metrics.count_operations(done)
     return done
 
 
@@ -94,7 +95,7 @@ def update(memory_id: str, body: NewText, caller: TheCaller, agent: TheAgent, me
 def delete(memory_id: str, query: Annotated[Scope, Query()], caller: TheCaller, agent: TheAgent, metrics: TheMetrics) -> Json:
     """Deletes one memory; it can be restored."""
     done = agent.delete(memory_id, **query.of(caller))
-    metrics.count_operations(["DELETE"])
+    metrics.count_operations(done)
     return done
 
 
@@ -108,7 +109,7 @@ def history(memory_id: str, query: Annotated[Scope, Query()], caller: TheCaller,
 def restore(memory_id: str, body: Restored, caller: TheCaller, agent: TheAgent, metrics: TheMetrics) -> Json:
     """Takes a memory back to what it was before its last event, or after a given one."""
     done = agent.restore(memory_id, **body.of(caller), to_event=body.to_event)
-    metrics.count_operations(["RESTORE"])
+    metrics.count_operations({"results": [{"event": "RESTORE"}]})
     return done
 
 
@@ -186,6 +187,10 @@ async def _on_http(_: Request, error: Exception) -> Response:
     return JSONResponse(error_body(error.status_code, str(error.detail)), error.status_code, error.headers)
 
 
+async def _on_unavailable(_: Request, error: Exception) -> Response:
+    return JSONResponse(error_body(503, str(error)), 503)
+
+
 async def _on_fault(_: Request, error: Exception) -> Response:
     """A fault of ours: the log has it whole, the client learns nothing of it."""
     return JSONResponse(error_body(500, "the server failed; its log says how"), 500)
@@ -203,12 +208,12 @@ def make_app(agent: MemoryAgent, limits: Limits, tokens: Tokens, hosts: Iterable
         agent.close()
 
     app = FastAPI(title="mr1jax", description="A memory that a trained Manager keeps.", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.agent, app.state.metrics = agent, Metrics()
+    app.state.agent, app.state.metrics = agent, Metrics(agent)
     for router in (memories, openai_api.router, state):
         app.include_router(router)
     for path, (file, media_type) in _PAGES.items():
         app.add_api_route(path, _page(file, media_type), include_in_schema=False)
     handlers = {ValueError: _on_wrong_value, RequestValidationError: _on_wrong_form, Refused: _on_refused, HTTPException: _on_http}
-    for kind, handler in {**handlers, Exception: _on_fault}.items():
+    for kind, handler in {**handlers, Unavailable: _on_unavailable, Exception: _on_fault}.items():
         app.add_exception_handler(kind, handler)
     return Measured(Gate(app, limits, tokens, hosts), app.state.metrics)

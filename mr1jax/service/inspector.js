@@ -66,10 +66,13 @@ async function ask(method, path, values) {
 async function run(work, done = "") {
   document.querySelectorAll("form button").forEach((button) => { button.disabled = true; });
   say("working\u2026");
+  const patience = setTimeout(() => say("working\u2026 the first fact and the first question wait for a program to be compiled"), 3000);
   try {
     await work();
+    clearTimeout(patience);
     say(done);
   } catch (error) {
+    clearTimeout(patience);
     say(error.message, true);
   } finally {
     document.querySelectorAll("form button").forEach((button) => { button.disabled = false; });
