@@ -13,7 +13,6 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from mr1jax.config import require
 from mr1jax.service.agent import MemoryAgent
 
 INSTRUCTIONS = """A long-term memory of one user. Search it before you answer what may depend on earlier conversations. Add what the user \
@@ -84,8 +83,7 @@ def make_server(agent: MemoryAgent, user_id: str) -> MCPServer:
 
 
 def run_stdio(open_agent: Callable[[], MemoryAgent], user_id: str) -> None:
-    """Serves the memory of one user until standard input ends, and closes it then. Raises ValueError where no user is named."""
-    require(user_id != "", "no user is named; say whose memory this is, by --user-id")
+    """Serves the memory of one user until standard input ends, and closes it then."""
     with open_agent() as agent:
         make_server(agent, user_id).run("stdio")
 

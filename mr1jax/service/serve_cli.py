@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from mr1jax.config import require
 from mr1jax.service.limits import Limits
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def mcp(memory: Memory = SHIPPED, user_id: str = "") -> None:
     Args:
       user_id: whose memory it is; no tool can ask for another.
     """
+    require(user_id != "", "no user is named; say whose memory this is, by --user-id")
     from mr1jax.service.mcp_server import run_stdio
 
     run_stdio(memory.opener(), user_id)
