@@ -21,7 +21,7 @@ from mr1jax.service.programs import Decisions
 from mr1jax.service.sql_store import IN_MEMORY, SqlStore
 
 MEM0_CALLS = {"add": 2, "search": 0}
-"""Calls of a language model that mem0 makes: one finds the facts in what was said, one decides what they do to the memories like them (arXiv
+"""Calls of a language model that mem0 makes: one finds the facts in what was said, one decides what they do to memories like them (arXiv
 2504.19413, section 2.1). Answering is left to the caller. Its tokens are not measured here."""
 
 
