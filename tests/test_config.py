@@ -89,6 +89,7 @@ OUT_OF_RANGE = {
         "group_size": COUNT,
         "rollout_microbatches": COUNT,
         "questions_per_state": COUNT,
+        "reward": ("bleu",),
         "seed": (-1, 2**31),
     },
 }
