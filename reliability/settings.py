@@ -85,8 +85,8 @@ LEGAL: dict[type, dict[str, Any]] = {
         "top_p": Numbers(0, 1, whole=False, open_low=True),
     },
     LossConfig: {
-        "algorithm": ("grpo", "ppo"),
-        **dict.fromkeys("clip_eps value_clip_eps".split(), POSITIVE),
+        "algorithm": ("grpo", "ppo", "dr_grpo", "dapo", "gspo", "rloo"),
+        **dict.fromkeys("clip_eps clip_eps_high value_clip_eps".split(), POSITIVE),
         **dict.fromkeys("kl_coef entropy_coef value_coef".split(), WEIGHT),
         **dict.fromkeys("gamma gae_lambda".split(), SHARE),
         **dict.fromkeys("epochs num_minibatches num_microbatches".split(), COUNT),
@@ -106,6 +106,7 @@ LEGAL: dict[type, dict[str, Any]] = {
         "data": ("memdial", "locomo"),
         **dict.fromkeys("conversations steps prompts_per_step group_size rollout_microbatches questions_per_state".split(), COUNT),
         "save_every": COUNT,
+        "prompts_kept": INDEX,
         "validation_tasks": Numbers(0, 10**9),
         "seed": INDEX,
         **dict.fromkeys("backbone encoder manager_from answerer_from".split(), TEXT),
