@@ -19,6 +19,7 @@ from test_step import (
     program,
     random_answer_tasks,
     rollout,
+    scores,
     start_params,
     three_steps,
 )
@@ -186,6 +187,18 @@ def test_every_algorithm_trains_in_one_program(name):
     moved = jax.tree.map(lambda new, old: bool(np.any(new != old)), params[trained], start_params(config)[trained])
     assert not moved.pop("value_head")
     assert jax.tree.all(moved)
+
+
+def test_a_step_trains_on_the_groups_it_keeps():
+    """Oracle: the entropy of the tokens of the first four live groups of the step's rollout, picked from its rewards in numpy."""
+    _, (first, *_), *_ = three_steps(DAPO)
+    trajectory = rollout()(tiny.both(), answer_tasks(), first_key())
+    live = np.flatnonzero(np.ptp(trajectory.reward, axis=1))
+    assert len(live) > DAPO.prompts_kept  # or dead ones would have to fill up, and be masked
+    entropy_PGR = np.asarray(scores()(tiny.both()["answerer"], trajectory).entropy)
+    kept, length = live[: DAPO.prompts_kept], np.asarray(trajectory.generation.length)
+    np.testing.assert_allclose(first["entropy"], np.sum(entropy_PGR[kept]) / np.sum(length[kept]), rtol=1e-5)
+    assert first["dead_groups"] == 1 - len(live) / P
 
 
 @SLOW
