@@ -164,10 +164,11 @@ GREEDY = SamplingConfig(temperature=0.0)
 
 @dataclass(frozen=True)
 class LossConfig:
-    """GRPO (arXiv 2402.03300) or PPO (arXiv 1707.06347) and their coefficients."""
+    """An algorithm, of what `rl.algorithms` says it is made, and its coefficients."""
 
-    algorithm: Literal["grpo", "ppo"] = "grpo"
-    clip_eps: float = 0.2
+    algorithm: Literal["grpo", "ppo", "dr_grpo", "dapo", "gspo", "rloo"] = "grpo"
+    clip_eps: float = 0.2  # of the ratio to the policy that sampled; GSPO, whose ratio is of whole responses, takes 3e-4
+    clip_eps_high: float = 0.28  # the same above 1, read by DAPO and by GSPO, which takes 4e-4; the others have clip_eps on both sides
     kl_coef: float = 0.0  # 0: no reference pass is made at all
     entropy_coef: float = 0.0
     value_coef: float = 0.5
@@ -180,7 +181,7 @@ class LossConfig:
 
     def __post_init__(self):
         _require_types(self)
-        _require_positive(self, "clip_eps", "value_clip_eps", "epochs", "num_minibatches", "num_microbatches")
+        _require_positive(self, "clip_eps", "clip_eps_high", "value_clip_eps", "epochs", "num_minibatches", "num_microbatches")
         _require_between(self, 0.0, 1e6, "kl_coef", "entropy_coef", "value_coef")
         _require_between(self, 0.0, 1.0, "gamma", "gae_lambda")
 
@@ -261,6 +262,7 @@ class Config:
     save_every: int = 50  # steps; the last is saved too
     validation_tasks: int = 0  # of the validation split, rewarded before every save: the best step saved is then the run's result
     prompts_per_step: int = 16
+    prompts_kept: int = 0  # of these, groups whose rewards differ first, are trained on (DAPO's dynamic sampling); 0: all are
     group_size: int = 8
     rollout_microbatches: int = 1  # the prompts of a step are drawn from in so many parts, one after another: less memory, and slower
     reward: RewardKind = "em"  # of an answer: exact match as in the paper, F1 of words, or 1 where it says all words of the gold answer
@@ -302,29 +304,39 @@ class Config:
             f"use {max(shards, self.prompts_per_step // shards * shards)}",
         )
         loss, rollout = self.loss, self.rollout_microbatches
-        divisions = (
-            (
-                loss.num_minibatches * loss.num_microbatches,
-                f"loss.num_minibatches {loss.num_minibatches} times loss.num_microbatches {loss.num_microbatches}",
-            ),
-            (rollout, f"rollout_microbatches {rollout}"),
-        )
-        for count, product in divisions:
-            parts = shards * count
+        updates = f"loss.num_minibatches {loss.num_minibatches} times loss.num_microbatches {loss.num_microbatches}"
+        for name, count, product in (
+            ("prompts_kept" if self.prompts_kept else "prompts_per_step", loss.num_minibatches * loss.num_microbatches, updates),
+            ("prompts_per_step", rollout, f"rollout_microbatches {rollout}"),
+        ):
+            parts, prompts = shards * count, getattr(self, name)
             require(
-                self.prompts_per_step % parts == 0,
-                f"Config.prompts_per_step is {self.prompts_per_step}, which {product} times {shards} devices does not divide; "
-                f"use {max(parts, self.prompts_per_step // parts * parts)}",
+                prompts % parts == 0,
+                f"Config.{name} is {prompts}, which {product} times {shards} devices does not divide; "
+                f"use {max(parts, prompts // parts * parts)}",
             )
-        require(
-            self.loss.algorithm != "grpo" or self.group_size > 1,
-            f"Config.group_size is {self.group_size}; GRPO compares the members of a group and needs 2 or more",
-        )
+        self._require_groups()
         require(
             self.sampling.temperature > 0 and self.sampling.top_k == 0 and self.sampling.top_p == 1.0,
             f"Config.sampling has temperature {self.sampling.temperature}, top_k {self.sampling.top_k} and top_p {self.sampling.top_p}; "
             "training scores the whole distribution: use a temperature above 0, top_k 0 and top_p 1",
         )
+
+    def _require_groups(self) -> None:
+        """Refuses groups of which the algorithm makes nothing."""
+        algorithm, kept = self.loss.algorithm, f"Config.prompts_kept is {self.prompts_kept}"
+        require(
+            algorithm == "ppo" or self.group_size > 1,
+            f"Config.group_size is {self.group_size}; {algorithm} compares the members of a group and needs 2 or more",
+        )
+        most = self.prompts_per_step
+        require(0 <= self.prompts_kept <= most, f"{kept}; it must be from 0, which keeps all, to prompts_per_step {most}")
+        require(not self.prompts_kept or algorithm != "ppo", f"{kept}; ppo learns from groups of equal rewards too and keeps all: use 0")
+
+    @property
+    def prompts_trained(self) -> int:
+        """Prompts of a step whose groups go into the loss."""
+        return self.prompts_kept or self.prompts_per_step
 
     @property
     def trained(self) -> AgentConfig:

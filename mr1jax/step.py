@@ -22,9 +22,10 @@ from mr1jax.agents.rollout import AnswerTask, ManagerTask, Metrics, Reading, ans
 from mr1jax.config import Config, replace
 from mr1jax.model.lora import BASE, agent_params
 from mr1jax.model.transformer import Cache, logical_axes, prefill
-from mr1jax.rl.advantages import dead_group_share, gae, group_advantage, token_reward, whiten
+from mr1jax.rl.advantages import dead_group_share, gae, is_dead, token_reward, whiten
+from mr1jax.rl.algorithms import ALGORITHMS, join_metrics, part_weights, policy_loss
 from mr1jax.rl.guard import init_guard, is_sound, remember
-from mr1jax.rl.losses import LossBatch, join_metrics, part_weights, policy_loss
+from mr1jax.rl.losses import LossBatch
 from mr1jax.rl.sampling import Scores, score
 from mr1jax.sharding import (
     batch_sharding,
@@ -70,7 +71,7 @@ def init_state(config: Config, params: dict[str, PyTree], key: Array) -> TrainSt
 def train_step(
     state: TrainState, tasks: Tasks, language: Language, base: PyTree | None = None, *, config: Config
 ) -> tuple[TrainState, Metrics]:
-    """Does one step of GRPO or PPO on P tasks (leading axis of every leaf). Pure; the state's key is folded with its step.
+    """Does one step of `config.loss.algorithm` on P tasks (leading axis of every leaf). Pure; the state's key is folded with its step.
 
     base: what the adapters in the state are laid over, None where its parameters are whole. Returns the state after and float32[] metrics.
     `ratio_gap` is of the first update, where sampler and trainer must agree; `skipped` is the share of updates that were not done, because
@@ -79,6 +80,9 @@ def train_step(
     rollout_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.step))
     reading, pull_back = read_once(state, tasks, language, config, base) if reads_once(config) else (None, None)
     trajectory, metrics = draw_rollout(_on_base(state.params, base), tasks, rollout_key, language, config, reading)
+    metrics["dead_groups"] = dead_group_share(trajectory.reward)
+    if config.prompts_trained < config.prompts_per_step:
+        trajectory = keep_live(trajectory, config.prompts_trained)
     reference = base if config.lora.rank and config.loss.kl_coef > 0 else state.reference
     with jax.named_scope("reference"):
         batch = make_loss_batch(trajectory, reference, language, config)
@@ -88,7 +92,6 @@ def train_step(
         else:
             learnt, updates = run_update_once(state, reading.cache, pull_back, trajectory, batch, language, config, base)
     metrics |= {name: value[0] if name == "ratio_gap" else jnp.mean(value) for name, value in updates.items()}
-    metrics["dead_groups"] = dead_group_share(trajectory.reward)
     return next_state(state, learnt, config), metrics
 
 
@@ -99,8 +102,13 @@ def next_state(state: TrainState, learnt: Learnt, config: Config) -> TrainState:
 
 
 def reads_once(config: Config) -> bool:
-    """Says whether the loss uses the rollout's pass over the prompts: where one update sees the whole batch, and no part of it waits."""
+    """Says whether the loss uses the rollout's pass over the prompts: where one update sees the whole batch, and no part of it waits.
+
+    Where only some groups are kept it does not: going back through the prompts of all would cost more than reading those of the kept again.
+    """
     loss = config.loss
+    if config.prompts_trained < config.prompts_per_step:
+        return False
     return max(loss.epochs, loss.num_minibatches, loss.num_microbatches, config.rollout_microbatches) == 1
 
 
@@ -136,6 +144,16 @@ def draw_rollout(
     return constrain_batch(join_batch(trajectory)), jax.tree.map(jnp.mean, metrics)
 
 
+def keep_live(trajectory: Trajectory, num_kept: int) -> Trajectory:
+    """Keeps `num_kept` of P groups: those whose rewards differ, in the order they were drawn in, and then dead ones until it is enough.
+
+    DAPO's dynamic sampling (arXiv:2503.14476, section 3.2) in fixed shapes: the paper draws until the batch is full of live groups, here
+    a step draws so many groups, and no more.
+    """
+    order_P = jnp.argsort(is_dead(trajectory.reward), stable=True)
+    return constrain_batch(jax.tree.map(lambda x: x[order_P[:num_kept]], trajectory))
+
+
 def _on_base(params: PyTree, base: PyTree | None) -> PyTree:
     return params if base is None else params | {BASE: base}
 
@@ -147,11 +165,14 @@ def _own(params: PyTree, base: PyTree | None, config: Config) -> PyTree:
 
 def make_loss_batch(trajectory: Trajectory, reference: PyTree | None, language: Language, config: Config) -> LossBatch:
     """Computes what the loss holds constant: advantages, value targets, and the reference's log-probabilities where KL is on."""
+    algorithm = ALGORITHMS[config.loss.algorithm]
     generation, reward_PG = trajectory.generation, trajectory.reward
     R = generation.tokens.shape[2]
     mask_PGR = jnp.arange(R)[None, None] < generation.length[..., None]
-    if config.loss.algorithm == "grpo":
-        advantage_PGR = jnp.broadcast_to(group_advantage(reward_PG)[..., None], mask_PGR.shape)
+    if algorithm.skips_dead:
+        mask_PGR &= ~is_dead(reward_PG)[:, None, None]
+    if algorithm.advantage is not None:
+        advantage_PGR = jnp.broadcast_to(algorithm.advantage(reward_PG)[..., None], mask_PGR.shape)
         target_PGR = None
     else:
         reward_PGR = token_reward(reward_PG, generation.length, R)

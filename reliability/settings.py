@@ -85,8 +85,8 @@ LEGAL: dict[type, dict[str, Any]] = {
         "top_p": Numbers(0, 1, whole=False, open_low=True),
     },
     LossConfig: {
-        "algorithm": ("grpo", "ppo"),
-        **dict.fromkeys("clip_eps value_clip_eps".split(), POSITIVE),
+        "algorithm": ("grpo", "ppo", "dr_grpo", "dapo", "gspo", "rloo"),
+        **dict.fromkeys("clip_eps clip_eps_high value_clip_eps".split(), POSITIVE),
         **dict.fromkeys("kl_coef entropy_coef value_coef".split(), WEIGHT),
         **dict.fromkeys("gamma gae_lambda".split(), SHARE),
         **dict.fromkeys("epochs num_minibatches num_microbatches".split(), COUNT),
@@ -108,6 +108,7 @@ LEGAL: dict[type, dict[str, Any]] = {
         "reward": ("em", "f1", "judge_like"),
         "distill": SWITCH,
         "save_every": COUNT,
+        "prompts_kept": INDEX,
         "validation_tasks": Numbers(0, 10**9),
         "seed": INDEX,
         **dict.fromkeys("backbone encoder manager_from answerer_from".split(), TEXT),
