@@ -263,6 +263,9 @@ class Config:
     group_size: int = 8
     rollout_microbatches: int = 1  # the prompts of a step are drawn from in so many parts, one after another: less memory, and slower
     questions_per_state: int = 4  # asked of the bank that each candidate operation leaves (Manager only)
+    horizon: int = 0  # turns that each member of a group plays on before it is asked (Manager only); all there are: from an empty bank
+    lead: int = 0  # turns that each member first plays by itself, unlearnt, so that a group compares different banks (Manager only)
+    max_facts: int = 0  # of a conversation, its first: a curriculum starts with few; 0: all
     seed: int = 0
     backbone: str = ""  # a Hugging Face folder, a name of `BACKBONES` or an id of the hub; empty: the tiny model that ships
     encoder: str = ""  # folder of a sentence encoder such as all-MiniLM-L6-v2, for dense and hybrid retrieval
@@ -282,7 +285,7 @@ class Config:
         _require_types(self)
         _require_positive(self, "conversations", "steps", "save_every", "prompts_per_step", "group_size", "rollout_microbatches")
         _require_positive(self, "questions_per_state")
-        _require_between(self, 0, 10**9, "validation_tasks")
+        _require_between(self, 0, 10**9, "validation_tasks", "horizon", "lead", "max_facts")
         _require_between(self, 0, 2**31 - 1, "seed")
         require(
             self.manager.retrieval == "lexical",

@@ -106,7 +106,7 @@ LEGAL: dict[type, dict[str, Any]] = {
         "data": ("memdial", "locomo"),
         **dict.fromkeys("conversations steps prompts_per_step group_size rollout_microbatches questions_per_state".split(), COUNT),
         "save_every": COUNT,
-        "validation_tasks": Numbers(0, 10**9),
+        **dict.fromkeys("validation_tasks horizon lead max_facts".split(), Numbers(0, 10**9)),
         "seed": INDEX,
         **dict.fromkeys("backbone encoder manager_from answerer_from".split(), TEXT),
         "model": Kind(ModelConfig),

@@ -89,6 +89,9 @@ OUT_OF_RANGE = {
         "group_size": COUNT,
         "rollout_microbatches": COUNT,
         "questions_per_state": COUNT,
+        "horizon": (-1, 10**10),
+        "lead": (-1, 10**10),
+        "max_facts": (-1, 10**10),
         "seed": (-1, 2**31),
     },
 }

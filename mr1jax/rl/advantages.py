@@ -34,6 +34,11 @@ def dead_group_share(reward_PG: Array) -> Array:
     return jnp.mean(_is_dead(reward_PG), dtype=jnp.float32)
 
 
+def group_spread(reward_PG: Array) -> Array:
+    """Measures how far apart the rewards of a group are: their deviation (division by G), averaged over groups. Returns float32[]."""
+    return jnp.mean(jnp.std(reward_PG, axis=1))
+
+
 def _is_dead(reward_PG: Array) -> Array:
     return jnp.all(reward_PG == reward_PG[:, :1], axis=1)
 
