@@ -92,12 +92,13 @@ def manager_states(
         for turn, rows in enumerate(before[: max(1, len(before) - horizon)]):
             questions = linked_questions(record, rows, turn, num_questions, rng, horizon)
             state = ManagerState(number, before[max(0, turn - lead)], turn, questions)
-            about_fact = _rests_on(turn, record, questions)
+            about_fact = _rests_on(range(turn, turn + 1), record, questions)
             if len(rows) < num_slots:
-                roomy += [state] if about_fact or (questions and len(record.facts) > num_slots) else []
+                about_any = _rests_on(range(turn, turn + horizon + 1), record, questions)
+                roomy += [state] if about_any or (questions and len(record.facts) > num_slots) else []
             elif about_fact:
                 asked.append(state)
-            elif _rests_on(rows[0], record, questions):
+            elif _rests_on(rows[:1], record, questions):
                 overwriting.append(state)
     rng, count = random.Random(f"states/{seed}"), min(len(asked), len(overwriting))
     if not count:
@@ -105,5 +106,5 @@ def manager_states(
     return [state for states in (asked, overwriting, roomy) for state in rng.sample(states, min(count, len(states)))]
 
 
-def _rests_on(fact: int, record: Record, questions: Sequence[int]) -> bool:
-    return any(fact in record.questions[i].evidence for i in questions)
+def _rests_on(facts: Sequence[int], record: Record, questions: Sequence[int]) -> bool:
+    return any(fact in record.questions[i].evidence for i in questions for fact in facts)
