@@ -16,8 +16,9 @@ from flax import struct
 from tqdm import tqdm
 
 from mr1jax.agents.manager import NewFact
+from mr1jax.agents.play import replay
 from mr1jax.agents.prompts import DATE_MARK, Language
-from mr1jax.agents.rollout import AnswerTask, read, replay, respond
+from mr1jax.agents.rollout import AnswerTask, read, respond
 from mr1jax.agents.tasks import answer_tasks, ask_at_end, fill_banks
 from mr1jax.config import GREEDY, Config, replace
 from mr1jax.embeddings import embed_banks, load_encoder

@@ -187,7 +187,9 @@ def abstract_tasks(config: Config, shape: EpisodeShape) -> Tasks:
         return AnswerTask(banks, asked(), dates)
     Q = config.questions_per_state
     is_asked = jax.ShapeDtypeStruct(ints(Q).shape, jnp.bool_)
-    return ManagerTask(banks, NewFact(ints(shape.slot_width), ints(), ints(), ints()), asked(Q), is_asked, dates)
+    turns = config.lead + min(config.horizon, shape.num_facts - 1)
+    fact, later = (NewFact(ints(*lead, shape.slot_width), ints(*lead), ints(*lead), ints(*lead)) for lead in ((), (turns,)))
+    return ManagerTask(banks, fact, asked(Q), is_asked, dates, later if turns else None)
 
 
 def _with_model(config: Config) -> Config:

@@ -11,18 +11,20 @@ returned or saved, and no second copy of it is made. It is also the reference of
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from mr1jax.agents.play import manager_rollout
 from mr1jax.agents.prompts import Language
-from mr1jax.agents.rollout import AnswerTask, ManagerTask, Metrics, Reading, answer_rollout, manager_rollout, read
+from mr1jax.agents.rollout import AnswerTask, ManagerTask, Metrics, Reading, answer_rollout, read
 from mr1jax.config import Config, replace
 from mr1jax.model.lora import BASE, agent_params
 from mr1jax.model.transformer import Cache, logical_axes, prefill
-from mr1jax.rl.advantages import dead_group_share, gae, is_dead, token_reward, whiten
+from mr1jax.rl.advantages import dead_group_share, gae, group_spread, is_dead, token_reward, whiten
 from mr1jax.rl.algorithms import ALGORITHMS, join_metrics, part_weights, policy_loss
 from mr1jax.rl.guard import init_guard, is_sound, remember
 from mr1jax.rl.losses import LossBatch
@@ -80,7 +82,7 @@ def train_step(
     rollout_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.step))
     reading, pull_back = read_once(state, tasks, language, config, base) if reads_once(config) else (None, None)
     trajectory, metrics = draw_rollout(_on_base(state.params, base), tasks, rollout_key, language, config, reading)
-    metrics["dead_groups"] = dead_group_share(trajectory.reward)
+    metrics |= {"dead_groups": dead_group_share(trajectory.reward), "reward_std": group_spread(trajectory.reward)}
     if config.prompts_trained < config.prompts_per_step:
         trajectory = keep_live(trajectory, config.prompts_trained)
     reference = base if config.lora.rank and config.loss.kl_coef > 0 else state.reference
@@ -164,18 +166,25 @@ def _own(params: PyTree, base: PyTree | None, config: Config) -> PyTree:
 
 
 def make_loss_batch(trajectory: Trajectory, reference: PyTree | None, language: Language, config: Config) -> LossBatch:
-    """Computes what the loss holds constant: advantages, value targets, and the reference's log-probabilities where KL is on."""
+    """Computes what the loss holds constant: advantages, value targets, and the reference's log-probabilities where KL is on.
+
+    All decisions of a member share its reward, and where it is compared with its group its advantage. Where the Manager's groups first
+    went their own ways (`config.lead`) the shared prompts teach nothing.
+    """
     algorithm = ALGORITHMS[config.loss.algorithm]
     generation, reward_PG = trajectory.generation, trajectory.reward
-    R = generation.tokens.shape[2]
+    R, num_decisions = generation.tokens.shape[2], generation.length.shape[1] // reward_PG.shape[1]
     mask_PGR = jnp.arange(R)[None, None] < generation.length[..., None]
+    if config.lead:
+        mask_PGR = mask_PGR.at[:, : reward_PG.shape[1]].set(False)
     if algorithm.skips_dead:
         mask_PGR &= ~is_dead(reward_PG)[:, None, None]
     if algorithm.advantage is not None:
-        advantage_PGR = jnp.broadcast_to(algorithm.advantage(reward_PG)[..., None], mask_PGR.shape)
+        advantage_PG = jnp.tile(algorithm.advantage(reward_PG), (1, num_decisions))
+        advantage_PGR = jnp.broadcast_to(advantage_PG[..., None], mask_PGR.shape)
         target_PGR = None
     else:
-        reward_PGR = token_reward(reward_PG, generation.length, R)
+        reward_PGR = token_reward(jnp.tile(reward_PG, (1, num_decisions)), generation.length, R)
         raw_PGR, target_PGR = gae(reward_PGR, generation.value, mask_PGR, gamma=config.loss.gamma, gae_lambda=config.loss.gae_lambda)
         advantage_PGR = whiten(raw_PGR, mask_PGR)
     return LossBatch(
@@ -191,17 +200,25 @@ def make_loss_batch(trajectory: Trajectory, reference: PyTree | None, language: 
 def score_trajectory(params: PyTree, trajectory: Trajectory, language: Language, config: Config, cache: Cache | None = None) -> Scores:
     """Scores the trained agent's responses under `params`, by the very distribution they were drawn from.
 
-    cache: the prompts, where they are read already under `params`.
+    cache: the shared prompts, where they are read already under `params`.
     """
-    return score(
+    score_at = partial(
+        score,
         config.model,
         params,
-        cache or prefill(config.model, params, trajectory.prompt, trajectory.prompt_length),
-        trajectory.generation,
         grammar=language.answerer if config.agent == "answerer" else language.manager,
         temperature=config.sampling.temperature,
         num_tokens=config.trained.response_length,
     )
+    cache = cache or prefill(config.model, params, trajectory.prompt, trajectory.prompt_length)
+    if trajectory.own_prompt is None:
+        return score_at(cache, trajectory.generation)
+    (P, G), (_, H, L) = trajectory.reward.shape, trajectory.own_prompt.shape
+    shared, own = (jax.tree.map(lambda x, part=part: x[:, part], trajectory.generation) for part in (slice(G), slice(G, None)))
+    own_prompts = constrain_batch((trajectory.own_prompt.reshape(P * H, L), trajectory.own_prompt_length.reshape(P * H)))
+    own = jax.tree.map(lambda x: x.reshape(P * H, 1, *x.shape[2:]), own)
+    scores = score_at(cache, shared), score_at(prefill(config.model, params, *own_prompts), own)
+    return jax.tree.map(lambda *parts: jnp.concatenate([part.reshape(P, -1, *part.shape[2:]) for part in parts], axis=1), *scores)
 
 
 def _score_in_parts(params: PyTree, trajectory: Trajectory, language: Language, config: Config) -> Scores:

@@ -109,7 +109,7 @@ LEGAL: dict[type, dict[str, Any]] = {
         "distill": SWITCH,
         "save_every": COUNT,
         "prompts_kept": INDEX,
-        "validation_tasks": Numbers(0, 10**9),
+        **dict.fromkeys("validation_tasks horizon lead max_facts".split(), Numbers(0, 10**9)),
         "seed": INDEX,
         **dict.fromkeys("backbone encoder manager_from answerer_from".split(), TEXT),
         "model": Kind(ModelConfig),

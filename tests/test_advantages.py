@@ -108,6 +108,12 @@ def test_dead_group_share_by_hand():
     assert advantages.dead_group_share(reward) == 0.5
 
 
+def test_group_spread_by_hand():
+    """Oracle: rewards 0 and 1 are half from their mean, and equal ones, or a group of one, not at all."""
+    assert advantages.group_spread(jnp.array([[1.0, 1.0], [1.0, 0.0]])) == 0.25
+    assert advantages.group_spread(jnp.array([[3.0]])) == 0
+
+
 def test_token_reward_sits_on_the_last_token():
     """Oracle: by hand. Length 1 pays on token 0, length R on token R - 1, and length 0 pays nothing."""
     paid = advantages.token_reward(jnp.array([[2.0, 3.0, 5.0]]), jnp.array([[1, 4, 0]]), 4)

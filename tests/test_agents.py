@@ -15,7 +15,8 @@ from test_retrieval import plain_best, plain_bm25
 from tiny import CONFIG, DATES, LANGUAGE, TOKENIZER, Said, unoptimised  # noqa: F401
 
 from mr1jax.agents import answerer, manager
-from mr1jax.agents.rollout import AnswerTask, ManagerTask, answer, count_operations, manage, manager_rollout, replay
+from mr1jax.agents.play import manager_rollout, replay
+from mr1jax.agents.rollout import AnswerTask, ManagerTask, answer, count_operations, manage
 from mr1jax.config import GREEDY, SamplingConfig, replace
 from mr1jax.memory.bank import apply_operations
 from mr1jax.structs import NO_KIND, NO_SLOT, OperationKind, OperationStatus

@@ -92,6 +92,9 @@ OUT_OF_RANGE = {
         "rollout_microbatches": COUNT,
         "questions_per_state": COUNT,
         "reward": ("bleu",),
+        "horizon": (-1, 10**10),
+        "lead": (-1, 10**10),
+        "max_facts": (-1, 10**10),
         "seed": (-1, 2**31),
     },
 }

@@ -13,7 +13,8 @@ from test_step import random_answer_tasks, tasks_that_pay
 from tiny import CONFIG, LANGUAGE, unoptimised  # noqa: F401
 
 from mr1jax import checkpoint
-from mr1jax.agents.rollout import answer_rollout, manager_rollout
+from mr1jax.agents.play import manager_rollout
+from mr1jax.agents.rollout import answer_rollout
 from mr1jax.config import AGENTS, PROJECTIONS, LoraConfig, LossConfig, MeshConfig, ModelConfig, replace
 from mr1jax.model import transformer
 from mr1jax.model.lora import BASE, agent_params, init_adapter, merge_adapter

@@ -33,6 +33,7 @@ from mr1jax.text.parsing import parse_answer
 
 P, G, R = CONFIG.prompts_per_step, CONFIG.group_size, CONFIG.answerer.response_length
 MANAGER = replace(CONFIG, agent="manager")
+BRANCH = replace(MANAGER, horizon=2)
 PPO = replace(CONFIG, loss=LossConfig(algorithm="ppo", kl_coef=0.5, epochs=2, num_minibatches=2))
 
 
@@ -147,6 +148,11 @@ def batches_of(config):
     if config.agent == "answerer":
         return [answer_tasks(), random_answer_tasks(1), random_answer_tasks(2)]
     first = manager_tasks()
+    if config.horizon:  # the facts of other tasks, of which the last two have no more
+        later = tiny.stack([tiny.at(first.fact, slice(None, None, -1)), first.fact])
+        later = jax.tree.map(lambda x: x.swapaxes(0, 1).copy(), later)
+        later.length[-2:, 1] = 0
+        first = first.replace(later=later)
     return [first, tiny.at(first, slice(None, None, -1)), first.replace(fact=tiny.at(first.fact, slice(None, None, -1)))]
 
 
@@ -164,7 +170,7 @@ def three_steps(config):
     return jax.device_get(state.params), records + more_records, state, [event for event in COMPILER_EVENTS if "/compile/" in event]
 
 
-EVERY = pytest.mark.parametrize("config", [CONFIG, MANAGER, PPO], ids=["answerer", "manager", "ppo"])
+EVERY = pytest.mark.parametrize("config", [CONFIG, MANAGER, BRANCH, PPO], ids=["answerer", "manager", "branch", "ppo"])
 
 
 # ------------------------------------------------------------------------------------------------------------------ what a step is

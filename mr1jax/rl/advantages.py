@@ -63,6 +63,11 @@ def dead_group_share(reward_PG: Array) -> Array:
     return jnp.mean(is_dead(reward_PG), dtype=jnp.float32)
 
 
+def group_spread(reward_PG: Array) -> Array:
+    """Measures how far apart the rewards of a group are: their deviation (division by G), averaged over groups. Returns float32[]."""
+    return jnp.mean(jnp.std(reward_PG, axis=1))
+
+
 def is_dead(reward_PG: Array) -> Array:
     """Tells which groups have rewards that are all equal. reward_PG: [P, G]. Returns bool[P]."""
     return jnp.all(reward_PG == reward_PG[:, :1], axis=1)
