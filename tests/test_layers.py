@@ -13,8 +13,8 @@ FILES = sorted(
 
 # A room imports from floors below its own only; rooms of one floor do not know each other. The host loops may, short of a circle.
 FLOORS = (
-    ("structs", "status", "checks"),
-    ("config",),
+    ("checks",),
+    ("structs", "config", "status"),
     ("processes", "manifest"),
     ("sharding", "checkpoint", "identity", "statistics", "profiling", "roofline"),
     ("memory", "text", "model"),

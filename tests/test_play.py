@@ -15,7 +15,8 @@ from mr1jax.agents.rollout import ask
 from mr1jax.config import GREEDY, LossConfig, replace
 from mr1jax.memory.bank import apply_operations
 from mr1jax.model.transformer import prefill
-from mr1jax.rl.losses import LossBatch, policy_loss
+from mr1jax.rl.algorithms import policy_loss
+from mr1jax.rl.losses import LossBatch
 from mr1jax.rl.sampling import score
 from mr1jax.step import loss_gradient, make_loss_batch
 from mr1jax.structs import Conversation, Generation, Trajectory
