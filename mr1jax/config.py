@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 Agent = Literal["manager", "answerer"]
 RetrievalKind = Literal["lexical", "dense", "hybrid"]
+RewardKind = Literal["em", "f1", "judge_like"]
 AGENTS: tuple[Agent, ...] = ("manager", "answerer")
 Projection = Literal["query", "key", "value", "output", "gate", "up", "down"]
 PROJECTIONS: tuple[Projection, ...] = ("query", "key", "value", "output", "gate", "up", "down")
@@ -262,6 +263,8 @@ class Config:
     prompts_per_step: int = 16
     group_size: int = 8
     rollout_microbatches: int = 1  # the prompts of a step are drawn from in so many parts, one after another: less memory, and slower
+    reward: RewardKind = "em"  # of an answer: exact match as in the paper, F1 of words, or 1 where it says all words of the gold answer
+    distill: bool = True  # the Answer Agent first quotes the memories that it relies on; False: it answers at once
     questions_per_state: int = 4  # asked of the bank that each candidate operation leaves (Manager only)
     horizon: int = 0  # turns that each member of a group plays on before it is asked (Manager only); all there are: from an empty bank
     lead: int = 0  # turns that each member first plays by itself, unlearnt, so that a group compares different banks (Manager only)

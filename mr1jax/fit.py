@@ -147,7 +147,7 @@ def abstract_arguments(config: Config) -> tuple[TrainState, list[PyTree], Langua
     Text is measured by the tokenizer that ships, with its tables widened to the model's vocabulary: all of it is a few MiB, replicated.
     """
     tokenizer = SentencePieceTokenizer(ASSETS / "tokenizer.model")
-    language = make_language(tokenizer, max(getattr(config, agent).num_shown for agent in AGENTS))
+    language = make_language(tokenizer, max(getattr(config, agent).num_shown for agent in AGENTS), distill=config.distill)
     shape = EpisodeShape.fit(conversations("train", 1, _NUM_CONVERSATIONS), tokenizer, config.bank.slot_width)
     wider = config.model.vocab_size - tokenizer.vocab_size
     by_token = (tokenizer.vocab_size, tokenizer.vocab_size + 1)

@@ -63,7 +63,7 @@ def load_start(config: Config, assets: Path = ASSETS) -> Start:
         tokenizer, frame, swap = SentencePieceTokenizer(assets / "tokenizer.model"), None, None
         model, backbone, folder = replace(config.model, vocab_size=tokenizer.vocab_size), "", assets
     config = replace(config, model=model, backbone=backbone)
-    language = make_language(tokenizer, max(getattr(config, agent).num_shown for agent in AGENTS), frame)
+    language = make_language(tokenizer, max(getattr(config, agent).num_shown for agent in AGENTS), frame, distill=config.distill)
     for agent in AGENTS:
         check_response_budget(f"{agent}.response_length", getattr(config, agent).response_length, getattr(language, agent))
     return Start(config, _load_agents(config, swap, folder), tokenizer, language)

@@ -105,6 +105,8 @@ LEGAL: dict[type, dict[str, Any]] = {
         "agent": ("manager", "answerer"),
         "data": ("memdial", "locomo"),
         **dict.fromkeys("conversations steps prompts_per_step group_size rollout_microbatches questions_per_state".split(), COUNT),
+        "reward": ("em", "f1", "judge_like"),
+        "distill": SWITCH,
         "save_every": COUNT,
         **dict.fromkeys("validation_tasks horizon lead max_facts".split(), Numbers(0, 10**9)),
         "seed": INDEX,

@@ -92,6 +92,7 @@ OUT_OF_RANGE = {
         "horizon": (-1, 10**10),
         "lead": (-1, 10**10),
         "max_facts": (-1, 10**10),
+        "reward": ("bleu",),
         "seed": (-1, 2**31),
     },
 }

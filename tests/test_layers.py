@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted(path for folder in ("mr1jax", "experiments", "bench", "tpu", "reliability") for path in (ROOT / folder).rglob("*.py"))
+FILES = sorted(path for folder in ("mr1jax", "experiments", "bench", "tpu", "reliability", "paper") for path in (ROOT / folder).rglob("*.py"))
 
 # A room imports from floors below its own only; rooms of one floor do not know each other. The host loops may, short of a circle.
 FLOORS = (

@@ -121,7 +121,9 @@ def answer(
     reading = reading or read(params, tasks, language, config)
     view, cache = reading.view, reading.cache
     generation = respond(params, cache, key, language.answerer, language, config.answerer, config, group_size=group_size, sampling=sampling)
-    of_group = jax.vmap(lambda tokens_R, length, question: answerer.reward(tokens_R, length, question, language), (0, 0, None))
+    of_group = jax.vmap(
+        lambda tokens_R, length, question: answerer.reward(tokens_R, length, question, language, config.reward), (0, 0, None)
+    )
     with jax.named_scope("reward"):
         reward_PG = jax.vmap(of_group)(generation.tokens, generation.length, tasks.question)
     metrics = {"reward": jnp.mean(reward_PG), "response_tokens": jnp.mean(generation.length, dtype=jnp.float32)}
@@ -210,7 +212,9 @@ def ask(params: PyTree, bank_PG: MemoryBank, tasks: ManagerTask, key: Array, lan
         prompt_BL, length_B, question_B = rows
         cache = _prefill(params, prompt_BL, length_B, config)
         generation = respond(params, cache, key, language.answerer, language, config.answerer, config, group_size=1, sampling=GREEDY)
-        return jax.vmap(partial(answerer.reward, language=language))(generation.tokens[:, 0], generation.length[:, 0], question_B)
+        return jax.vmap(partial(answerer.reward, language=language, kind=config.reward))(
+            generation.tokens[:, 0], generation.length[:, 0], question_B
+        )
 
     question_PQG = jax.tree.map(lambda x: jnp.broadcast_to(x[:, :, None], (P, Q, G, *x.shape[2:])), tasks.questions)
     reward_PQG = _map_where(is_read_PQG, grade, (view.prompt, view.length, question_PQG))
