@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from test_step import CONFIG, LANGUAGE, MANAGER, PPO, answer_tasks, first_key, program, rollout, three_steps
+from test_step import BRANCH, CONFIG, LANGUAGE, MANAGER, PPO, answer_tasks, first_key, program, rollout, three_steps
 from tiny import unoptimised  # noqa: F401
 
 from mr1jax.config import Config, LossConfig, MeshConfig, OptimizerConfig, replace
@@ -141,6 +141,7 @@ def meshes(config):
         *meshes(GRPO),
         pytest.param(on(GRPO, "2x4x1", gather_for_rollout=True), id="2x4x1 gathered", marks=SLOW),
         pytest.param(on(replace(MANAGER, optimizer=OPTIMIZER), "2x2x2"), id="2x2x2 manager", marks=SLOW),
+        pytest.param(on(replace(BRANCH, optimizer=OPTIMIZER), "2x2x2"), id="2x2x2 branch", marks=SLOW),
         pytest.param(on(replace(PPO, optimizer=OPTIMIZER, loss=replace(PPO.loss, num_minibatches=1)), "1x4x2"), id="1x4x2 ppo", marks=SLOW),
     ],
 )
