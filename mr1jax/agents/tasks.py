@@ -41,30 +41,37 @@ def answer_tasks(banks: MemoryBank, conversations: Conversation, asked: Sequence
 
 def manager_tasks(states: Sequence[ManagerState], conversations: Conversation, language: Language, config: Config) -> ManagerTask:
     """Lays out states with their banks filled; a state with fewer than `config.questions_per_state` questions is padded and masked."""
-    S, Q = config.bank.num_slots, config.questions_per_state
     of = np.asarray([state.record for state in states])
     turn = np.asarray([state.fact for state in states])
-    rows_nS, in_bank_nS = _padded([state.rows for state in states], S)
-    question_nQ, asked_nQ = _padded([state.questions for state in states], Q)
+    question_nQ, asked_nQ = _padded([state.questions for state in states], config.questions_per_state)
     fact = NewFact(
         conversations.fact_tokens[of, turn],
         conversations.fact_length[of, turn],
         conversations.fact_speaker[of, turn],
         conversations.fact_time[of, turn],
     )
-    rows = NewFact(
-        conversations.fact_tokens[of[:, None], rows_nS],
-        np.where(in_bank_nS, conversations.fact_length[of[:, None], rows_nS], 0),
-        conversations.fact_speaker[of[:, None], rows_nS],
-        conversations.fact_time[of[:, None], rows_nS],
-    )
     return ManagerTask(
-        bank=fill_banks(rows, language.table, config.bank),
+        bank=banks_of_facts([state.rows for state in states], of, conversations, language, config.bank),
         fact=fact,
         questions=_questions(conversations, of[:, None], question_nQ),
         asked=asked_nQ,
         dates=Dates(conversations.date_tokens[of], conversations.date_length[of]),
     )
+
+
+def banks_of_facts(
+    rows: Sequence[Sequence[int]], of: np.ndarray, conversations: Conversation, language: Language, config: BankConfig
+) -> MemoryBank:
+    """Fills n banks. Entry k of `rows` lists facts of conversation of[k], in the order they are written: as many as there are slots, or
+    fewer. Slot i of a bank then holds the i-th of them, as it was said."""
+    rows_nS, in_bank_nS = _padded(rows, config.num_slots)
+    facts = NewFact(
+        conversations.fact_tokens[of[:, None], rows_nS],
+        np.where(in_bank_nS, conversations.fact_length[of[:, None], rows_nS], 0),
+        conversations.fact_speaker[of[:, None], rows_nS],
+        conversations.fact_time[of[:, None], rows_nS],
+    )
+    return fill_banks(facts, language.table, config)
 
 
 def fill_banks(rows: NewFact, table: ByteTable, config: BankConfig) -> MemoryBank:
