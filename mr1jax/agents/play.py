@@ -143,18 +143,41 @@ def replay(
     """
     num_conversations, num_facts = conversations.fact_length.shape
     empty = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num_conversations, *x.shape)), init_bank(config.bank))
-    dates = Dates(conversations.date_tokens, conversations.date_length)
 
     def turn(bank_C, t):
-        fact = NewFact(
-            tokens=conversations.fact_tokens[:, t],
-            length=conversations.fact_length[:, t],
-            speaker=conversations.fact_speaker[:, t],
-            time=conversations.fact_time[:, t],
-        )
-        tasks = ManagerTask(bank=bank_C, fact=fact, questions=None, asked=None, dates=dates)
-        _, bank_C1, counts_C1 = manage(params, tasks, jax.random.fold_in(key, t), language, config, group_size=1, sampling=sampling)
-        return jax.tree.map(lambda x: x[:, 0], bank_C1), jax.tree.map(jnp.sum, counts_C1)
+        bank_C, counts_C = decide(params, bank_C, conversations, t, jax.random.fold_in(key, t), language, config, sampling=sampling)
+        return bank_C, jax.tree.map(jnp.sum, counts_C)
 
     bank_C, counts_T = jax.lax.scan(turn, empty, jnp.arange(num_facts))
     return bank_C, jax.tree.map(jnp.sum, counts_T)
+
+
+def decide(
+    params: PyTree,
+    bank_C: MemoryBank,
+    conversations: Conversation,
+    t: Array,
+    key: Array,
+    language: Language,
+    config: Config,
+    *,
+    sampling: SamplingConfig = GREEDY,
+) -> tuple[MemoryBank, Metrics]:
+    """Lets the Manager treat fact t of each of C conversations, whose banks these are; where there is no such fact nothing happens.
+
+    Returns the banks after it, and what each decision did, float32[C] a kind.
+    """
+    dates = Dates(conversations.date_tokens, conversations.date_length)
+    tasks = ManagerTask(bank=bank_C, fact=fact_at(conversations, t), questions=None, asked=None, dates=dates)
+    _, bank_C1, counts_C1 = manage(params, tasks, key, language, config, group_size=1, sampling=sampling)
+    return jax.tree.map(lambda x: x[:, 0], (bank_C1, counts_C1))
+
+
+def fact_at(conversations: Conversation, t: Array) -> NewFact:
+    """Reads fact t of each of C conversations."""
+    return NewFact(
+        tokens=conversations.fact_tokens[:, t],
+        length=conversations.fact_length[:, t],
+        speaker=conversations.fact_speaker[:, t],
+        time=conversations.fact_time[:, t],
+    )

@@ -92,8 +92,6 @@ def make_language(tokenizer: Tokenizer, num_numbered: int, frame: ChatFrame | No
     distill: whether the Answer Agent quotes memories before it answers.
     """
     line_break = tokenizer.encode_exactly("\n")
-    numbers = [tokenizer.encode(number_mark(k)) for k in range(1, num_numbered + 1)]
-    width = max(map(len, numbers))
 
     def opening(instructions: str, asked: str) -> Segment:
         told = [*frame.before, *tokenizer.encode_exactly(instructions)] if frame else []
@@ -106,13 +104,20 @@ def make_language(tokenizer: Tokenizer, num_numbered: int, frame: ChatFrame | No
         closing=constant(frame.after if frame else []),
         date_mark=constant(tokenizer.encode(DATE_MARK)),
         line_break=constant(line_break),
-        numbers=Segment(
-            tokens=jnp.asarray([row + [0] * (width - len(row)) for row in numbers], jnp.int32),
-            length=jnp.asarray([len(row) for row in numbers], jnp.int32),
-        ),
+        numbers=number_marks(tokenizer, num_numbered),
     )
     table, grammar = byte_table(tokenizer), answer_grammar(tokenizer, distill)
     return Language(table, manager_grammar(tokenizer), grammar, phrases, tokenizer.eos_id)
+
+
+def number_marks(tokenizer: Tokenizer, count: int) -> Segment:
+    """Encodes "[1]" to "[count]", a `Segment` with a leading axis."""
+    numbers = [tokenizer.encode(number_mark(k)) for k in range(1, count + 1)]
+    width = max(map(len, numbers))
+    return Segment(
+        tokens=jnp.asarray([row + [0] * (width - len(row)) for row in numbers], jnp.int32),
+        length=jnp.asarray([len(row) for row in numbers], jnp.int32),
+    )
 
 
 def dated_line(text: Segment, time: Array, dates: Dates, phrases: Phrases) -> list[Segment]:

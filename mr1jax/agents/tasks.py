@@ -45,22 +45,30 @@ def manager_tasks(states: Sequence[ManagerState], conversations: Conversation, l
     Facts are those from `config.lead` turns before the state's to `config.horizon` after it, of length 0 where the conversation has none.
     Raises ValueError where a lead is longer than any conversation.
     """
-    S, Q, T = config.bank.num_slots, config.questions_per_state, conversations.fact_length.shape[1]
+    T = conversations.fact_length.shape[1]
     require(config.lead < T, f"Config.lead is {config.lead}, and no conversation has more than {T} facts; use at most {T - 1}")
     of = np.asarray([state.record for state in states])
     turn = np.asarray([state.fact for state in states])
-    rows_nS, in_bank_nS = _padded([state.rows for state in states], S)
-    question_nQ, asked_nQ = _padded([state.questions for state in states], Q)
+    question_nQ, asked_nQ = _padded([state.questions for state in states], config.questions_per_state)
     turn_nT = turn[:, None] + np.arange(-config.lead, min(config.horizon, T - 1) + 1)
     facts = _facts(conversations, of, np.clip(turn_nT, 0, T - 1), (turn_nT >= 0) & (turn_nT < T))
     return ManagerTask(
-        bank=fill_banks(_facts(conversations, of, rows_nS, in_bank_nS), language.table, config.bank),
+        bank=banks_of_facts([state.rows for state in states], of, conversations, language, config.bank),
         fact=take(facts, (slice(None), 0)),
         questions=_questions(conversations, of[:, None], question_nQ),
         asked=asked_nQ,
         dates=Dates(conversations.date_tokens[of], conversations.date_length[of]),
         later=take(facts, (slice(None), slice(1, None))) if turn_nT.shape[1] > 1 else None,
     )
+
+
+def banks_of_facts(
+    rows: Sequence[Sequence[int]], of: np.ndarray, conversations: Conversation, language: Language, config: BankConfig
+) -> MemoryBank:
+    """Fills n banks. Entry k of `rows` lists facts of conversation of[k], in the order they are written: as many as there are slots, or
+    fewer. Slot i of a bank then holds the i-th of them, as it was said."""
+    rows_nS, in_bank_nS = _padded(rows, config.num_slots)
+    return fill_banks(_facts(conversations, of, rows_nS, in_bank_nS), language.table, config)
 
 
 def fill_banks(rows: NewFact, table: ByteTable, config: BankConfig) -> MemoryBank:
