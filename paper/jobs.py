@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mr1jax.baselines.rows import NOTES
 from mr1jax.config import ProcessConfig, require
 from mr1jax.experiment import RUN_CONFIG, read_run, run_experiment
 from mr1jax.report import write_whole
-from paper.plan import DATA, RUNS, Pair, Run
-from paper.scores import score_pair, scores_path
+from paper.plan import DATA, RUNS, Baselines, Item, Run, baseline_pair
+from paper.scores import score_baselines, score_pair, scores_path
 
 COST = "cost.json"  # in the folder of a run
 CORE = "PAPER_CORE"  # in the environment: the one core that a job may use, so that several do not get in each other's way
@@ -34,8 +35,11 @@ def train_run(run: Run) -> None:
     write_whole(run.folder / COST, json.dumps(origin() | {"seconds": time.monotonic() - started}) + "\n")
 
 
-def is_done(item: Run | Pair) -> bool:
-    return is_trained(item) if isinstance(item, Run) else scores_path(item).is_file()
+def is_done(item: Item) -> bool:
+    if isinstance(item, Run):
+        return is_trained(item)
+    pairs = [baseline_pair(name) for name in NOTES] if isinstance(item, Baselines) else [item]
+    return all(scores_path(pair).is_file() for pair in pairs)
 
 
 def origin() -> dict[str, Any]:
@@ -53,11 +57,13 @@ def describe_machine() -> str:
     return f"{models[0] if models else platform.platform(terse=True)}, {os.cpu_count()} cores"
 
 
-def do(item: Run | Pair) -> None:
+def do(item: Item) -> None:
     """Does what is planned; RUNS is made where it is not there."""
     RUNS.mkdir(parents=True, exist_ok=True)
     if isinstance(item, Run):
         train_run(item)
+    elif isinstance(item, Baselines):
+        score_baselines()
     else:
         score_pair(item)
 

@@ -40,6 +40,22 @@ class Pair:
     after: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Baselines:
+    """All other ways to keep a memory, scored in one go, each as `baseline_pair` names it."""
+
+    name: str = "baselines"
+    after: tuple[str, ...] = ()
+
+
+Item = Run | Pair | Baselines
+
+
+def baseline_pair(row: str) -> Pair:
+    """Names the scores of one baseline."""
+    return Pair(f"baseline-{row}", "manager", Config())
+
+
 def run(experiment: str, seed: int, variant: str = "", *, after: Run | None = None, **changes: Any) -> Run:
     """Plans a run of an experiment with some fields changed; after: the run whose agent it goes on from."""
     name = "-".join(filter(None, (experiment, variant, f"seed{seed}")))

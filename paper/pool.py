@@ -7,9 +7,7 @@ import time
 from collections.abc import Sequence
 
 from paper.jobs import CORE, is_done
-from paper.plan import RUNS, Pair, Run
-
-Item = Run | Pair
+from paper.plan import RUNS, Item, Run
 
 
 def do_all(items: Sequence[Item], workers: int) -> None:

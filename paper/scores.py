@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from mr1jax import evaluate
+from mr1jax.baselines.rows import baseline_rows
+from mr1jax.config import Config
 from mr1jax.data.datasets import read_split
 from mr1jax.evaluate import METRICS, Memories, Row
 from mr1jax.prepare import Start, encode, load_start
 from mr1jax.report import write_whole
 from mr1jax.statistics import interval_of_seeds
 from mr1jax.structs import Conversation
-from paper.plan import DATA, RUNS, Pair
+from paper.plan import DATA, RUNS, Pair, baseline_pair
 
 _SEED = 0  # of the intervals
 
@@ -52,6 +54,17 @@ def score_pair(pair: Pair) -> None:
     memories = _banks(pair, start, conversations)
     row = evaluate.evaluate(start.params["answerer"], memories, conversations, start.language, start.config, seed=_SEED)
     write_whole(scores_path(pair), json.dumps(asdict(_scores(row, time.monotonic() - started))) + "\n")
+
+
+def score_baselines() -> None:
+    """Scores every baseline on the test split; Memory-SFT trains first, in a folder of its own among the runs."""
+    started = time.monotonic()
+    records = read_split("memdial", "test", DATA)
+    start = load_start(Config())
+    rows = baseline_rows(start, encode(records, start), records, _SEED, RUNS / "memory_sft")
+    seconds = (time.monotonic() - started) / len(rows)
+    for name, row in rows.items():
+        write_whole(scores_path(baseline_pair(name)), json.dumps(asdict(_scores(row, seconds))) + "\n")
 
 
 def read_scores(pair: Pair) -> Scores:
