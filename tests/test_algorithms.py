@@ -28,7 +28,8 @@ from tiny import unoptimised  # noqa: F401
 from mr1jax.config import LossConfig, MeshConfig, replace
 from mr1jax.rl import algorithms
 from mr1jax.rl.losses import LossBatch
-from mr1jax.step import keep_live, make_loss_batch, reads_once
+from mr1jax.step import keep_live, reads_once
+from mr1jax.update import make_loss_batch
 
 NAMES = ("dr_grpo", "dapo", "gspo", "rloo")
 SHAPE = (3, 4, 5)

@@ -20,6 +20,7 @@ FLOORS = (
     ("memory", "text", "model"),
     ("data", "rl"),
     ("agents",),
+    ("update",),
     ("step",),
     tuple("train run_log validate evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start".split())
     + ("audit", "audit_page", "demo", "fit", "fit_report", "run_report", "run_examples", "run_chart", "run_page")

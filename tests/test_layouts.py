@@ -13,7 +13,8 @@ from tiny import unoptimised  # noqa: F401
 from mr1jax.config import Config, LossConfig, MeshConfig, OptimizerConfig, replace
 from mr1jax.model.transformer import logical_axes
 from mr1jax.sharding import batch_sharding, join_batch, make_mesh, on_mesh, param_sharding, replicated, split_batch, state_sharding
-from mr1jax.step import compile_train_step, draw_rollout, init_state, loss_gradient, make_loss_batch
+from mr1jax.step import compile_train_step, draw_rollout, init_state
+from mr1jax.update import loss_gradient, make_loss_batch
 
 SLOW = pytest.mark.slow
 # AdamW divides by the gradient's own size and so multiplies what is rounded differently: at this rate 1e-6 is 1/900 of what it moves.

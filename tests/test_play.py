@@ -18,8 +18,8 @@ from mr1jax.model.transformer import prefill
 from mr1jax.rl.algorithms import policy_loss
 from mr1jax.rl.losses import LossBatch
 from mr1jax.rl.sampling import score
-from mr1jax.step import loss_gradient, make_loss_batch
 from mr1jax.structs import Conversation, Generation, Trajectory
+from mr1jax.update import loss_gradient, make_loss_batch
 
 P, G, R, T = CONFIG.prompts_per_step, CONFIG.group_size, CONFIG.manager.response_length, 3
 MANAGER = replace(CONFIG, agent="manager")

@@ -10,26 +10,17 @@ import pytest
 import tiny
 from tiny import CONFIG, LANGUAGE, TOKENIZER, unoptimised  # noqa: F401
 
-from mr1jax import step as step_module
+from mr1jax import update as update_module
 from mr1jax.agents.rollout import AnswerTask, answer, answer_rollout
 from mr1jax.config import GREEDY, Config, LossConfig, replace
 from mr1jax.model.transformer import logical_axes
 from mr1jax.rl.losses import LossBatch, ratio_gap
 from mr1jax.rl.sampling import Scores
 from mr1jax.sharding import make_mesh, state_sharding
-from mr1jax.step import (
-    compile_train_step,
-    draw_rollout,
-    init_state,
-    make_loss_batch,
-    read_once,
-    reads_once,
-    run_update_once,
-    run_updates,
-    score_trajectory,
-)
+from mr1jax.step import compile_train_step, draw_rollout, init_state, read_once, reads_once
 from mr1jax.structs import Generation, Trajectory
 from mr1jax.text.parsing import parse_answer
+from mr1jax.update import make_loss_batch, run_update_once, run_updates, score_trajectory
 
 P, G, R = CONFIG.prompts_per_step, CONFIG.group_size, CONFIG.answerer.response_length
 MANAGER = replace(CONFIG, agent="manager")
@@ -377,8 +368,8 @@ def test_each_epoch_uses_every_prompt_once(monkeypatch):
         numbers = {"prompt": log_prob[:, 0, 0], "advantage": jnp.max(part.advantage, axis=(1, 2)), "loss": jnp.float32(0)}
         return jnp.float32(0), numbers | {"clip_fraction": jnp.float32(0), "ratio_gap": jnp.float32(0)}
 
-    monkeypatch.setattr(step_module, "score_trajectory", written_down)
-    monkeypatch.setattr(step_module, "policy_loss", loss)
+    monkeypatch.setattr(update_module, "score_trajectory", written_down)
+    monkeypatch.setattr(update_module, "policy_loss", loss)
     state = program(PPO).start()
     run = jax.jit(lambda state, key: run_updates(state, trajectory, batch, key, LANGUAGE, PPO))
     _, seen = run(state, jax.random.key(0))
