@@ -250,6 +250,10 @@ def test_a_conversation_is_cut_after_its_first_facts():
     assert cut.questions == (long.questions[0], long.questions[2])
     assert first_facts(long, 2).questions == long.questions[:1]
     assert first_facts(long, 99) == long
+    early = record(
+        "r", 5, [asks("Mia", "a", (0, 4), 1), asks("Mia", "b", (), 4), asks("Mia", "c", (), 3)]
+    )  # known early, or resting on nothing
+    assert first_facts(early, 3).questions == early.questions[2:]
 
 
 def test_states_of_memdial_are_banks_that_could_be():
