@@ -1,6 +1,7 @@
 """The Manager trained by every algorithm there is, on the same states for the same number of steps."""
 
 from mr1jax.config import LossConfig
+from paper import figures
 from paper.ablation import agents
 from paper.plan import SEEDS, Pair, Run, pair, run
 from paper.scores import summarise
@@ -66,4 +67,5 @@ def make() -> Table:
             "DAPO draws 24 groups a step and trains on 16, those whose rewards differ first.",
             "Minutes of cores that other work shared: of the same steps they tell little.",
         ),
+        figure=figures.bars({name: {"EM": row["scores"]} for name, row in rows.items()}, "EM on memdial's test split, percent"),
     )

@@ -1,5 +1,6 @@
 """How far the reward is from the operation that it judges: at once, four turns later, or at the end of a conversation."""
 
+from paper import figures
 from paper.ablation import agents
 from paper.plan import SEEDS, Pair, Run, pair, run
 from paper.scores import read_scores, summarise
@@ -80,6 +81,7 @@ def make() -> Table:
             f"At first: the first {PROBE} steps. A dead group is one whose rewards are all equal.",
             "A bank of its own: each member plays eight turns before the one that is judged (arXiv 2605.21768 objects to such groups).",
         ),
+        figure=figures.bars({name: {"EM": row["scores"]} for name, row in rows.items()}, "EM on memdial's test split, percent"),
     )
 
 

@@ -2,7 +2,7 @@
 
 from mr1jax.baselines.rows import NOTES
 from mr1jax.data.memdial.world import CATEGORIES
-from paper import ablation
+from paper import ablation, figures
 from paper.plan import Baselines, Pair, Run, baseline_pair
 from paper.scores import summarise
 from paper.table import Table
@@ -47,4 +47,5 @@ def make() -> Table:
             "train their own. Prompts and bank have one size wherever a row does not say otherwise.",
             "Rows that nothing random is in have one seed; their intervals are over conversations alone.",
         ),
+        figure=figures.bars({name: {"EM": row["overall"]} for name, row in rows.items()}, "EM on memdial's test split, percent"),
     )

@@ -1,5 +1,6 @@
 """The paper's reward design (its table 2): what the Answer Agent becomes when it is paid for something else than exact match."""
 
+from paper import figures
 from paper.ablation import agents
 from paper.plan import SEEDS, Pair, Run, pair, run
 from paper.scores import read_scores, summarise
@@ -51,6 +52,7 @@ def make() -> Table:
         theirs=THEIRS,
         theirs_are="on LoCoMo, Llama-3.1-8B, PPO (arXiv 2508.19828, table 2)",
         notes=NOTES,
+        figure=figures.bars({name: {"EM": row["scores"]} for name, row in rows.items()}, "EM on memdial's test split, percent"),
     )
 
 

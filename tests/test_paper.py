@@ -7,11 +7,12 @@ import sys
 import numpy as np
 import pytest
 
+from mr1jax.baselines.rows import NOTES
 from mr1jax.config import Config
 from mr1jax.statistics import bootstrap_interval, interval_of_seeds
 from paper import jobs, plan, pool, scores, table
 from paper.ablation import ROWS, row_pairs
-from paper.plan import SEEDS, Pair, Run, pair, run, unique
+from paper.plan import SEEDS, Pair, Run, baseline_pair, pair, run, unique
 from paper.tables import TABLES, everything
 
 
@@ -138,7 +139,14 @@ def test_failed_job_stops_only_what_waits_for_it(recorder):
 def write_scores(made, values, conversations, categories):
     """Writes the scores file of a pair: the same values for all metrics."""
     kept = dict(scores=dict.fromkeys(("em", "f1", "bleu1"), values), conversation=conversations, category=categories)
-    kept |= dict(operations={"add": 1}, bank_fill=0.5, evidence_recall=0.5, response_tokens=3.0, answer_words=1.0, seconds=1.0)
+    kept |= dict(
+        operations={"add": 1, "update": 1, "delete": 0, "noop": 2},
+        bank_fill=0.5,
+        evidence_recall=0.5,
+        response_tokens=3.0,
+        answer_words=1.0,
+        seconds=1.0,
+    )
     path = scores.scores_path(made)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(kept))
@@ -219,3 +227,41 @@ def test_ablation_table_has_its_rows(runs_in):
         assert all({"em", "f1", "bleu1", "ci95", "seeds"} <= set(cell) for cell in row.values())
     assert made.rows["full"]["ppo"]["em"] == 50.0
     assert made.figure.startswith(b"\x89PNG")
+
+
+def write_log(folder, rewards):
+    """Writes the log of a run: a step a reward, a second each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shares = {f"share_{kind}": 0.25 for kind in ("add", "update", "delete", "noop")}
+    lines = [
+        {"step": step, "reward": reward, "seconds": 1.0, "dead_groups": 0.5, "reward_std": 0.25, **shares}
+        for step, reward in enumerate(rewards, 1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_every_table_is_made_of_what_its_runs_left(runs_in, monkeypatch):
+    """Oracle: the names of the rows, and figures by hand, from logs and scores of one kind; JSON takes all of it."""
+    monkeypatch.setattr(table, "OUT", runs_in / "out")
+    for item in everything([name for name in TABLES if name != "latency"]):
+        if isinstance(item, Run):
+            write_log(item.folder, [0.2] * 10 + [0.6] * 30)
+        elif isinstance(item, Pair):
+            write_scores(item, [1.0, 0.0, 0.0, 0.0] if item.name == "base" else [1.0, 1.0, 0.0, 1.0], [0, 0, 1, 1], [1, 2, 3, 4])
+        else:
+            for name in NOTES:
+                write_scores(baseline_pair(name), [0.0, 0.0, 0.0, 1.0], [0, 0, 1, 1], [1, 2, 3, 4])
+    made = {name: module.make() for name, module in TABLES.items() if name != "latency"}
+    for each in made.values():
+        table.write_table(each, {"machine": "m", "commits": [], "minutes": 0.0})
+        assert table.read_table(each.name)[0].rows == each.rows
+    assert list(made["main"].rows) == [*NOTES, "memory_r1_ppo", "memory_r1_grpo"]
+    assert made["main"].rows["rag_turns"]["EM, not mentioned"] == 100.0
+    assert made["main"].rows["memory_r1_grpo"]["EM, temporal"] == 0.0
+    assert made["algorithms"].rows["dapo"]["reward, last ten steps"] == pytest.approx(0.6)
+    assert made["algorithms"].rows["rloo"]["core-minutes"] == pytest.approx(40 / 60)
+    assert made["credit"].rows["replay, short conversations first"]["steps"] == 80
+    assert made["credit"].rows["at once"]["spread of a group's rewards at first"] == pytest.approx(0.25)
+    assert made["rewards"].rows["judge_like"]["scores"]["em"] == 75.0
+    assert made["curves"].rows["Answer Agent, PPO"]["reward, first ten steps"] == pytest.approx(0.2)
+    assert made["operations"].rows["GRPO, last ten steps"] == dict.fromkeys(("ADD", "UPDATE", "DELETE", "NOOP"), 25.0)
