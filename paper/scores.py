@@ -16,7 +16,7 @@ from mr1jax.data.datasets import read_split
 from mr1jax.evaluate import METRICS, Memories, Row
 from mr1jax.prepare import Start, encode, load_start
 from mr1jax.report import write_whole
-from mr1jax.statistics import interval_of_seeds
+from mr1jax.statistics import interval_of_seeds, paired_test
 from mr1jax.structs import Conversation
 from paper.plan import DATA, RUNS, Pair, baseline_pair
 
@@ -85,6 +85,12 @@ def summarise(pairs: Sequence[Pair], category: int | None = None) -> dict[str, A
         "seeds": {metric: [float(np.mean(of_seed)) for of_seed in scores] for metric, scores in percent.items()},
         "questions": int(counts.sum()),
     }
+
+
+def p_value(pairs: Sequence[Pair], others: Sequence[Pair]) -> float:
+    """Tests whether two rows differ in exact match: on the same questions, each row's score of a question being its mean over seeds."""
+    one, other = (np.mean([read_scores(pair).scores["em"] for pair in of], axis=0) for of in (pairs, others))
+    return paired_test(one, other, read_scores(pairs[0]).conversation, _SEED)
 
 
 def _banks(pair: Pair, start: Start, conversations: Conversation) -> Memories:

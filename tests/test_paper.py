@@ -164,6 +164,16 @@ def test_summary_of_seeds(runs_in):
     assert scores.summarise(pairs, category=1)["em"] == 75.0
 
 
+def test_rows_are_compared_question_by_question(runs_in):
+    """Oracle: all 2^6 signs of six conversations, by hand: only the observed ones and their opposites are as far from 0."""
+    rows = [[Pair(f"{row}-seed{seed}", "manager", Config()) for seed in (1, 2)] for row in "ab"]
+    for a, b in zip(*rows, strict=True):
+        write_scores(a, [1.0, 1.0, 1.0, 1.0, 1.0, 1.0], list(range(6)), [1] * 6)
+        write_scores(b, [0.0] * 6 if b.name == "b-seed1" else [1.0] * 6, list(range(6)), [1] * 6)
+    assert scores.p_value(*rows) == pytest.approx(2 / 64, rel=0.2)
+    assert scores.p_value(rows[0], rows[0]) == 1.0
+
+
 def test_interval_of_seeds_draws_both():
     """Oracle: a plain loop over draws of its own; and Student's formula for what seeds alone, or conversations alone, would give."""
     rng = np.random.default_rng(0)
