@@ -16,7 +16,7 @@ THEIRS = {  # F1 / BLEU-1 / J on LoCoMo, Llama-3.1-8B
 }
 STEPS = (("base", "rl_answer"), ("base", "rl_manager"), ("rl_answer", "full"), ("rl_manager", "full"), ("no_distillation", "full"))
 NOTES = (
-    "p: a sign-flip test over conversations of the same questions, which what questions were drawn does not blur; it holds for these seeds.",
+    "p: a sign-flip test over conversations of the same questions, so what was asked does not blur it; it holds for these seeds.",
     "The two agents of `full` were trained apart, each against the start's partner, and put together; the paper does not say which one "
     "was frozen beside which.",
     "Without distillation the grammar leaves the Answer Agent nothing but `**Answer:** text`. The start was taught to quote and has never "
