@@ -99,7 +99,7 @@ class Row:
 
 
 @struct.dataclass
-class _Replies:
+class Replies:
     """What comes back for P questions. slot: int32[P, K]; response, answer: int32[P, R]; response_length, answer_length: int32[P]."""
 
     slot: Array
@@ -116,7 +116,7 @@ def build_banks(params: PyTree, conversations: Conversation, language: Language,
     banks, operations = [], Counter(dict.fromkeys(OPERATIONS, 0))
     for start in tqdm(range(0, total, chunk), desc="build banks", unit="chunk"):
         part = jax.tree.map(lambda x, start=start: _filled_up(x[start : start + chunk], chunk), conversations)
-        bank, counts = jax.device_get(_replay(params, part, language, _what_matters(config)))
+        bank, counts = jax.device_get(_replay(params, part, language, what_matters(config)))
         banks.append(bank)
         operations.update({name: int(counts[name]) for name in OPERATIONS})
     return Memories(jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *banks), dict(operations))
@@ -156,7 +156,7 @@ def answer_questions(
     for start in tqdm(range(0, len(asked), chunk), desc="answer questions", unit="chunk"):
         part = asked[start : start + chunk]
         tasks = answer_tasks(banks, conversations, part + part[:1] * (chunk - len(part)))
-        replies = jax.device_get(_answer(params, tasks, language, _what_matters(config)))
+        replies = jax.device_get(_answer(params, tasks, language, what_matters(config)))
         for place, (conversation, number) in enumerate(part):
             reply, bank, told = _at(replies, place), _at(banks, conversation), _at(conversations, conversation)
             answers.append(_read_answer(reply, bank, told, conversation, number, text_of))
@@ -205,17 +205,20 @@ def _replay(params: PyTree, conversations: Conversation, language: Language, con
     return replay(params, conversations, jax.random.key(_GREEDY_KEY), language, config)
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _answer(params: PyTree, tasks: AnswerTask, language: Language, config: Config) -> _Replies:
+def reply_greedily(params: PyTree, tasks: AnswerTask, language: Language, config: Config) -> Replies:
+    """Lets the Answer Agent with these parameters answer P questions, greedily. Pure; `answer_questions` and the service compile it."""
     agent = config.answerer
     reading, key = read(params, tasks, language, config), jax.random.key(_GREEDY_KEY)
     generation = respond(params, reading.cache, key, language.answerer, language, agent, config, group_size=1, sampling=GREEDY)
     response_PR, length_P = generation.tokens[:, 0], generation.length[:, 0]
     answer = jax.vmap(functools.partial(parse_answer, language.answerer))(response_PR, length_P)
-    return _Replies(reading.view.shown.slot, response_PR, length_P, answer.tokens, answer.length)
+    return Replies(reading.view.shown.slot, response_PR, length_P, answer.tokens, answer.length)
 
 
-def _what_matters(config: Config) -> Config:
+_answer = jax.jit(reply_greedily, static_argnames="config")
+
+
+def what_matters(config: Config) -> Config:
     """Keeps what evaluation reads, so that configurations that differ in how they train share a program."""
     return Config(model=config.model, bank=config.bank, manager=config.manager, answerer=config.answerer, encoder=config.encoder)
 
@@ -229,7 +232,7 @@ def _at(tree: PyTree, index: int) -> PyTree:
     return jax.tree.map(lambda x: x[index], tree)
 
 
-def _read_answer(reply: _Replies, bank: MemoryBank, told: Conversation, conversation: int, number: int, text_of: TextOf) -> Answer:
+def _read_answer(reply: Replies, bank: MemoryBank, told: Conversation, conversation: int, number: int, text_of: TextOf) -> Answer:
     """Turns one reply into text and scores it. `told` is the conversation, `number` the question's place in it."""
     texts, lines = _read_memories(bank, [slot for slot in reply.slot if slot != NO_SLOT], told, text_of)
     evidence = [text_of(told.fact_tokens[t], told.fact_length[t]) for t in np.flatnonzero(told.evidence[number])]

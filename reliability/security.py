@@ -26,12 +26,27 @@ from tpu import launch
 CODE = ("pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "runpy", "code", "codeop", "eval", "exec", "compile")
 CODE += ("__import__", "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "yaml.load", "torch.load")
 TELEMETRY = ("wandb", "mlflow", "sentry_sdk", "posthog", "analytics", "neptune", "comet_ml", "opentelemetry")
-NETWORK = ("socket", "ssl", "http", "urllib", "requests", "httpx", "aiohttp", "ftplib", "smtplib", "websockets", "grpc", "huggingface_hub")
+NETWORK = (
+    "socket",
+    "ssl",
+    "http",
+    "urllib",
+    "requests",
+    "httpx",
+    "httpx2",
+    "aiohttp",
+    "ftplib",
+    "smtplib",
+    "websockets",
+    "grpc",
+    "huggingface_hub",
+)
 MAY_REACH = {
     "mr1jax.model.hub": {"huggingface_hub"},
     "mr1jax.data.locomo.source": {"http", "urllib"},
     "mr1jax.data.published": {"huggingface_hub"},
     "mr1jax.judge_models": {"http", "urllib"},  # asks the server that --judge-url names, and no other
+    "mr1jax.service.remote": {"httpx2"},  # asks the server that base_url names, and no other
     "reliability.resuming": {"socket"},  # finds a free port for two processes on this machine
 }
 FORBIDDEN_KEYWORDS = ("allow_pickle", "shell", "trust_remote_code")

@@ -85,12 +85,13 @@ def take(tasks: PyTree, index: int | slice | np.ndarray | tuple[slice, int | sli
     return jax.tree.map(lambda x: x[index], tasks)
 
 
-def _fill_one(rows: NewFact, table: ByteTable, config: BankConfig) -> MemoryBank:
+def fill_one(rows: NewFact, table: ByteTable, config: BankConfig) -> MemoryBank:
+    """ADDs T facts in order to one empty bank, inside a compiled program; a fact of length 0 adds nothing."""
     terms_TM = jax.vmap(lambda tokens, length: text_terms(table, tokens, length, config.num_terms))(rows.tokens, rows.length)
     return fill_bank(config, rows.tokens, rows.length, terms_TM, rows.speaker, rows.time)
 
 
-_fill_chunk = jax.jit(jax.vmap(_fill_one, in_axes=(0, None, None)), static_argnums=2)
+_fill_chunk = jax.jit(jax.vmap(fill_one, in_axes=(0, None, None)), static_argnums=2)
 
 
 def _facts(conversations: Conversation, of: np.ndarray, which_nT: np.ndarray, real_nT: np.ndarray) -> NewFact:

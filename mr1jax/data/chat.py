@@ -20,15 +20,20 @@ def turn_facts(text: str, name: str, speaker: int, date: str, source: str) -> It
         yield Fact(f"{name}: {part}", speaker, date, source)
 
 
+def split_sentences(text: str) -> list[str]:
+    """Splits a text at the ends of sentences and lines; none for a text without a word."""
+    return [sentence for sentence in _SENTENCE_END.split(text) if sentence.strip()]
+
+
 def split_turn(text: str, max_words: int = MAX_WORDS) -> list[str]:
     """Splits a text at the ends of sentences and lines into parts of as many whole sentences as `max_words` words hold.
 
     Only a sentence that is longer than that is cut, between words. The parts joined by spaces are the words of the text.
     """
     parts: list[list[str]] = []
-    for sentence in _SENTENCE_END.split(text):
+    for sentence in split_sentences(text):
         words = sentence.split()
-        if parts and words and len(parts[-1]) + len(words) <= max_words:
+        if parts and len(parts[-1]) + len(words) <= max_words:
             parts[-1] += words
         else:
             parts += [words[start : start + max_words] for start in range(0, len(words), max_words)]

@@ -1,0 +1,1 @@
+"""The trained agent in use: memories of many users in a store, written by the Manager and read by the Answer Agent."""

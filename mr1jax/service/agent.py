@@ -1,0 +1,267 @@
+"""`MemoryAgent`: what a program calls. The names and the shapes of what comes back are mem0's."""
+
+import asyncio
+import dataclasses
+import functools
+import hashlib
+import json
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mr1jax.config import AgentConfig, BankConfig, Config, replace, require
+from mr1jax.experiment import RUN_CONFIG, read_run
+from mr1jax.prepare import load_start
+from mr1jax.service import extract, jsonl, programs
+from mr1jax.service.draft import Draft, Said, as_line
+from mr1jax.service.engine import Engine, Line, Request
+from mr1jax.service.extract import BackboneExtractor, Extractor, WholeSentences
+from mr1jax.service.facts import read_messages
+from mr1jax.service.memories import Memories
+from mr1jax.service.records import Event, Json, Memory, Receipt, Scope
+from mr1jax.service.remote import RemoteExtractor, RemoteModel, open_remote
+from mr1jax.service.sql_store import IN_MEMORY, SqlStore
+from mr1jax.service.store import Store
+from mr1jax.service.texts import check_metadata, check_name, check_text, date_text, now, read_time
+from mr1jax.text.huggingface_tokenizer import HuggingFaceTokenizer
+
+_THREADS = 64  # of an async agent: as many calls can wait at once for one batch or the store
+
+# Budgets of a backbone, in tokens of its own; a run has those that it was trained with.
+_BACKBONE_BANK = BankConfig(num_slots=64, slot_width=64, num_terms=64)
+_BACKBONE_MANAGER = AgentConfig(num_retrieved=10, prompt_length=1024, response_length=96)
+_BACKBONE_ANSWERER = AgentConfig(num_retrieved=30, prompt_length=2560, response_length=320)
+
+
+class MemoryAgent(Memories):
+    """Remembers by a trained Manager and answers from memory; the rest is that of `Memories`."""
+
+    def __init__(self, engine: Engine, store: Store, extractor: Extractor):
+        super().__init__(store)
+        self.engine, self.extractor = engine, extractor
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path = "",
+        *,
+        store: str = IN_MEMORY,
+        manager_from: str = "",
+        answerer_from: str = "",
+        base_url: str = "",
+        model: str = "",
+    ) -> "MemoryAgent":
+        """Opens an agent and its store.
+
+        path: empty for the tiny agent that ships, the folder of a run, or a backbone as in `Config.backbone`; store: "memory",
+        "sqlite:///file.db" or "postgresql+psycopg://..."; manager_from, answerer_from: runs whose trained agents to use;
+        base_url, model: of a server of OpenAI's chat completions, which then is both agents, and no weights are read.
+        Raises ValueError where something is not there or does not fit.
+        """
+        opened = SqlStore(store)
+        try:
+            if base_url or model:
+                require(not (path or manager_from or answerer_from), "base_url is given beside a path; give the one or the other")
+                return cls._remote(opened, base_url, model)
+            start = load_start(_read_config(str(path), manager_from, answerer_from))
+            engine, tokenizer = Engine(start), start.tokenizer
+            if isinstance(tokenizer, HuggingFaceTokenizer):
+                return cls(engine, opened, BackboneExtractor(start, tokenizer, engine.speller))
+            return cls(engine, opened, WholeSentences(engine.speller, engine.slot_width))
+        except BaseException:
+            opened.close()
+            raise
+
+    @classmethod
+    def _remote(cls, store: Store, base_url: str, model: str) -> "MemoryAgent":
+        start, server = open_remote(base_url, model)
+        engine = Engine(start, RemoteModel(start, server))
+        return cls(engine, store, RemoteExtractor(server, engine.speller, engine.slot_width))
+
+    def add(
+        self,
+        messages: str | Sequence[Mapping[str, Any]],
+        *,
+        user_id: str = "",
+        agent_id: str = "",
+        run_id: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        timestamp: str | None = None,
+        expires_at: str | None = None,
+        dry_run: bool = False,
+        idempotency_key: str = "",
+    ) -> Json:
+        """Remembers what was said: {"results": [{"id", "memory", "event"}], "idempotent_replay": bool}, one result an operation.
+
+        All of it is written in one transaction, or nothing is. timestamp: when it was said; expires_at: from when on it is forgotten;
+        dry_run: say what would be done, and do nothing; idempotency_key: a second call with it gets what the first one got.
+        """
+        scope, key = Scope(user_id, agent_id, run_id), check_name("idempotency_key", idempotency_key)
+        turns, about = read_messages(messages), check_metadata(metadata)
+        expires = None if expires_at is None else read_time("expires_at", expires_at)
+        asked = [dataclasses.asdict(scope), [vars(turn) for turn in turns], about, timestamp, expires]
+        body = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        when = read_time("timestamp", timestamp)
+        if (known := self._recorded(scope, key, body, dry_run)) is not None:
+            return known
+        facts = [Said(text, when, turn.speaker, about, expires) for turn in turns for text in self.extractor.facts(turn)]
+        return self.in_turn(scope, lambda: self._add_once(scope, facts, dry_run, key, body))
+
+    def _recorded(self, scope: Scope, key: str, body: str, dry_run: bool) -> Json | None:
+        known = self.store.receipt(scope, key) if key and not dry_run else None
+        if known is None:
+            return None
+        require(known.body == body, f"idempotency_key {key!r:.60} was used for another request; give each request its own")
+        return known.result | {"idempotent_replay": True}
+
+    def _add_once(self, scope: Scope, facts: Sequence[Said], dry_run: bool, key: str, body: str) -> Json:
+        if (known := self._recorded(scope, key, body, dry_run)) is not None:  # another call with the key may just have been done
+            return known
+        draft = Draft(self.store, scope, now())
+        for said in facts:
+            shown = draft.candidates(said.text, self.engine.num_slots)
+            asked = Line(said.text, date_text(said.time), said.speaker)
+            draft.apply(self.engine.decide(Request(tuple(map(as_line, shown)), asked)), said, shown)
+        if dry_run:
+            added = {event.memory_id for event in draft.events if event.event == "ADD"}  # it has no id before it is there
+            results = [each | {"id": "" if each["id"] in added else each["id"]} for each in draft.results]
+            return {"results": results, "idempotent_replay": False}
+        result = {"results": draft.results, "idempotent_replay": False}
+        if draft.events or key:
+            self.store.commit(scope, draft.events, version=draft.version, receipt=Receipt(key, body, result) if key else None)
+        return result
+
+    def answer(self, question: str, *, user_id: str = "", agent_id: str = "", run_id: str = "", timestamp: str | None = None) -> Json:
+        """Answers from memory: {"answer", "response", "memories": [{"id", "memory", "selected", "score"}]}.
+
+        memories: what the Answer Agent was shown, in its order; selected: it quotes this one. timestamp: of the question; memories that
+        have expired by then are not shown.
+        """
+        scope, text = Scope(user_id, agent_id, run_id), check_text("the question", question)
+        when = read_time("timestamp", timestamp)
+        index = self.store.index(scope, max(when, now()))
+        score_of = dict(index.best(text, self.engine.num_slots))
+        found = self.store.fetch(scope, list(score_of))
+        memories = [found[memory_id] for memory_id in index.ids if memory_id in score_of and memory_id in found]
+        reply = self.engine.reply(Request(tuple(map(as_line, memories)), Line(text, date_text(when))))
+        shown = [
+            {"id": memories[k].id, "memory": memories[k].memory, "selected": k in reply.quoted, "score": score_of[memories[k].id]}
+            for k in reply.shown
+        ]
+        return {"answer": reply.answer, "response": reply.response, "memories": shown}
+
+    def export_jsonl(self, path: str | Path, *, user_id: str = "", agent_id: str = "", run_id: str = "") -> int:
+        """Writes what a scope remembers, one JSON object a line; returns how many memories."""
+        return jsonl.export_jsonl(self, path, Scope(user_id, agent_id, run_id))
+
+    def import_jsonl(self, path: str | Path, *, user_id: str = "", agent_id: str = "", run_id: str = "") -> int:
+        """Adds the memories of an export to a scope, each as it is; returns how many were new."""
+        return jsonl.import_jsonl(self, path, Scope(user_id, agent_id, run_id))
+
+    def compilations(self) -> int:
+        """Counts how often the agents' programs have been compiled in this process."""
+        return programs.compilations() + extract.compilations()
+
+    def close(self) -> None:
+        """Serves what waits, then lets go of the store."""
+        self.engine.close()
+        self.extractor.close()
+        self.store.close()
+
+    def __enter__(self) -> "MemoryAgent":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+class AsyncMemoryAgent:
+    """The same calls for a program with an event loop, over one `MemoryAgent`: each has the arguments, results and errors of its twin.
+
+    Calls that write for one owner are done in the order in which they were made; those of others, and those that read, go beside them.
+    """
+
+    def __init__(self, agent: MemoryAgent):
+        self.agent = agent
+        self._pool = ThreadPoolExecutor(_THREADS, "mr1jax-async")
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path = "", **settings: str) -> "AsyncMemoryAgent":
+        """As `MemoryAgent.from_pretrained`."""
+        return cls(MemoryAgent.from_pretrained(path, **settings))
+
+    async def add(self, *args: Any, **kwargs: Any) -> Json:
+        return await self._in_order(self.agent.add, *args, **kwargs)
+
+    async def search(self, *args: Any, **kwargs: Any) -> Json:
+        return await self._beside(self.agent.search, *args, **kwargs)
+
+    async def get(self, *args: Any, **kwargs: Any) -> Json:
+        return await self._beside(self.agent.get, *args, **kwargs)
+
+    async def get_all(self, **kwargs: Any) -> Json:
+        return await self._beside(self.agent.get_all, **kwargs)
+
+    async def update(self, *args: Any, **kwargs: Any) -> Json:
+        return await self._in_order(self.agent.update, *args, **kwargs)
+
+    async def delete(self, *args: Any, **kwargs: Any) -> Json:
+        return await self._in_order(self.agent.delete, *args, **kwargs)
+
+    async def delete_all(self, **kwargs: Any) -> Json:
+        return await self._in_order(self.agent.delete_all, **kwargs)
+
+    async def history(self, *args: Any, **kwargs: Any) -> list[Json]:
+        return await self._beside(self.agent.history, *args, **kwargs)
+
+    async def restore(self, *args: Any, **kwargs: Any) -> Json:
+        return await self._in_order(self.agent.restore, *args, **kwargs)
+
+    async def answer(self, *args: Any, **kwargs: Any) -> Json:
+        return await self._beside(self.agent.answer, *args, **kwargs)
+
+    async def events(self, **kwargs: Any) -> list[Event]:
+        return await self._beside(self.agent.events, **kwargs)
+
+    async def state_at(self, *args: Any, **kwargs: Any) -> list[Memory]:
+        return await self._beside(self.agent.state_at, *args, **kwargs)
+
+    async def export_jsonl(self, *args: Any, **kwargs: Any) -> int:
+        return await self._beside(self.agent.export_jsonl, *args, **kwargs)
+
+    async def import_jsonl(self, *args: Any, **kwargs: Any) -> int:
+        return await self._in_order(self.agent.import_jsonl, *args, **kwargs)
+
+    async def close(self) -> None:
+        """Waits for the calls that are being done, then closes the agent."""
+        await asyncio.to_thread(self._pool.shutdown)
+        await asyncio.to_thread(self.agent.close)
+
+    async def __aenter__(self) -> "AsyncMemoryAgent":
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+    async def _in_order(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        scope = Scope(*(kwargs.get(name, "") for name in ("user_id", "agent_id", "run_id")))
+        async with self._turns.setdefault(scope.owner, asyncio.Lock()):
+            return await self._beside(call, *args, **kwargs)
+
+    async def _beside(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, functools.partial(call, *args, **kwargs))
+
+
+def _read_config(path: str, manager_from: str, answerer_from: str) -> Config:
+    """Says what to load: a run's own configuration with the agent that it trained, a backbone, or what ships."""
+    config = Config()
+    if path and (Path(path) / RUN_CONFIG).is_file():
+        config = read_run(Path(path))
+        config = replace(config, **{f"{config.agent}_from": path})
+    elif path:
+        config = replace(config, backbone=path, bank=_BACKBONE_BANK, manager=_BACKBONE_MANAGER, answerer=_BACKBONE_ANSWERER)
+    named = {"manager_from": manager_from, "answerer_from": answerer_from}
+    return replace(config, **{name: run for name, run in named.items() if run})
