@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from mr1jax.config import Config, LoraConfig, ProcessConfig, RetrievalKind, replace, require
+from mr1jax.service.serve_cli import mcp, serve
 from mr1jax.status import FAILURE, STOPPED, USER_ERROR, Stopped
 
 Overridden = Annotated[Config, tyro.conf.arg(name="")]  # fields of a configuration as options of their own: --steps, --mesh.fsdp
@@ -268,7 +269,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "export": export,
     "info": info,
+    "mcp": mcp,
     "report": report,
+    "serve": serve,
     "warm-start": warm_start,
 }
 COMMANDS: dict[str, Any] = {name: _later(command) for name, command in _COMMANDS.items()}

@@ -132,6 +132,10 @@ class Engine:
         )
         return self._batchers["reply"].ask(request)
 
+    def batch_sizes(self) -> dict[str, dict[int, int]]:
+        """Counts batches by how many requests were in them: of decisions ("decide") and of answers ("reply")."""
+        return {name: dict(batcher.sizes) for name, batcher in self._batchers.items()}
+
     def warm_up(self) -> None:
         """Compiles every shape now, so that no request waits for it."""
         request = Request((), Line("x", "1 January 2024"))
