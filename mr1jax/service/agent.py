@@ -127,8 +127,12 @@ class MemoryAgent(Memories):
             shown = draft.candidates(said.text, self.engine.num_slots)
             asked = Line(said.text, date_text(said.time), said.speaker)
             draft.apply(self.engine.decide(Request(tuple(map(as_line, shown)), asked)), said, shown)
+        if dry_run:
+            added = {event.memory_id for event in draft.events if event.event == "ADD"}  # it has no id before it is there
+            results = [each | {"id": "" if each["id"] in added else each["id"]} for each in draft.results]
+            return {"results": results, "idempotent_replay": False}
         result = {"results": draft.results, "idempotent_replay": False}
-        if not dry_run and (draft.events or key):
+        if draft.events or key:
             self.store.commit(scope, draft.events, version=draft.version, receipt=Receipt(key, body, result) if key else None)
         return result
 

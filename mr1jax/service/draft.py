@@ -9,7 +9,7 @@ import numpy as np
 
 from mr1jax.service.engine import Decision, Line
 from mr1jax.service.ranking import TermIndex, terms_of
-from mr1jax.service.records import Event, Json, Memory, Scope, after
+from mr1jax.service.records import Event, Json, Memory, Scope, after, as_result
 from mr1jax.service.store import Store
 from mr1jax.service.texts import date_text
 from mr1jax.structs import OperationKind
@@ -102,9 +102,3 @@ class Draft:
         self._changed.pop(event.memory_id, None)  # so that the dict stays in the order of the last write
         self._changed[event.memory_id] = after(before, event)
         self.results.append(as_result(event))
-
-
-def as_result(event: Event) -> Json:
-    """Says what an operation did, as mem0's `add` does."""
-    result = {"id": event.memory_id, "memory": event.new_memory or event.old_memory, "event": event.event}
-    return result | ({"previous_memory": event.old_memory} if event.event == "UPDATE" else {})

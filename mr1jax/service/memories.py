@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mr1jax.config import require
-from mr1jax.service.draft import as_result
 from mr1jax.service.filters import check_filters, fits
-from mr1jax.service.records import Conflict, Event, Json, Memory, NotFound, Scope, replay
+from mr1jax.service.records import Conflict, Event, Json, Memory, NotFound, Scope, as_result, replay
 from mr1jax.service.store import Store
 from mr1jax.service.texts import MAX_MEMORY, check_name, check_text, now
 
-_ATTEMPTS = 50  # against other processes that write to the same owner
-_LONGEST_PAUSE = 0.05  # seconds between two of them
+_PATIENCE = 30.0  # seconds that a writer tries, against other processes that write to the same owner
+_LONGEST_PAUSE = 0.05  # seconds between two attempts
 _EVERYTHING = 2**31 - 1
 
 
@@ -161,11 +160,12 @@ class Memories:
         with self._turns_lock:
             turn = self._turns.setdefault(scope.owner, threading.Lock())
         with turn:
-            for attempt in range(_ATTEMPTS):
+            started = time.monotonic()
+            while time.monotonic() - started < _PATIENCE:
                 try:
                     return once()
                 except Conflict:
-                    time.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.001 * 2**attempt)))
+                    time.sleep(random.uniform(0, _LONGEST_PAUSE))
         raise ValueError(f"other processes keep writing to {scope.owner}; try again later")
 
 

@@ -150,6 +150,12 @@ def replay(events: Iterable[Event]) -> dict[str, Memory]:
     return state
 
 
+def as_result(event: Event) -> Json:
+    """Says what an operation did, as mem0's `add` does."""
+    result = {"id": event.memory_id, "memory": event.new_memory or event.old_memory, "event": event.event}
+    return result | ({"previous_memory": event.old_memory} if event.event == "UPDATE" else {})
+
+
 def _from_json(kind: Any, value: Json) -> Any:
     known = {each.name for each in dataclasses.fields(kind)}
     fits = isinstance(value, dict) and set(value) <= known

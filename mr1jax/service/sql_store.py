@@ -72,8 +72,8 @@ class SqlStore:
             self._advance(connection, scope, version, len(events))
             if receipt is not None:
                 row = {"owner": scope.owner, "key": receipt.key, "body": receipt.body, "result": json.dumps(receipt.result)}
-                written = connection.execute(self._insert(RECEIPTS).values(**row, created_at=now()).on_conflict_do_nothing())
-                if not written.rowcount:
+                mine = self._insert(RECEIPTS).values(**row, created_at=now()).on_conflict_do_nothing().returning(RECEIPTS.c.key)
+                if connection.execute(mine).first() is None:
                     raise Conflict("another request with this key was first")
             touched = list({event.memory_id for event in events})
             state = {}
