@@ -25,6 +25,7 @@ from mr1jax.config import AgentConfig, Config, ModelConfig, replace
 from mr1jax.data import nonsense
 from mr1jax.data.memdial import lessons
 from mr1jax.lesson_arrays import OPENINGS, LessonBatch, LessonEncoder
+from mr1jax.manifest import MANIFEST, write_manifest
 from mr1jax.model import transformer
 from mr1jax.model.look_back import look_back
 from mr1jax.model.weights import save_params
@@ -198,14 +199,19 @@ def train_tokenizer(path: Path) -> SentencePieceTokenizer:
 
 
 def warm_start(config: Config, phases: Sequence[Phase], assets: Path) -> PyTree:
-    """Trains tokenizer and model, and writes `tokenizer.model` and `warm_start.safetensors` into `assets`. Returns the parameters."""
+    """Trains tokenizer and model, and writes `tokenizer.model`, `warm_start.safetensors` and the sha256 of both into `assets`.
+
+    Returns the parameters.
+    """
     assets.mkdir(parents=True, exist_ok=True)
+    (assets / MANIFEST).unlink(missing_ok=True)  # of other files; without one, these are not finished
     tokenizer = train_tokenizer(assets / "tokenizer.model")
     model = replace(config.model, vocab_size=tokenizer.vocab_size)
     params, num_stages = look_back(transformer.init_params(model, jax.random.key(0)), model), 0
     for phase in phases:
         params = train_phase(phase, num_stages, params, model, tokenizer, config.bank.num_slots, assets / "warm_start.safetensors")
         num_stages += len(phase.stages)
+    write_manifest(assets)
     return params
 
 

@@ -23,7 +23,7 @@ FLOORS = (
     ("update",),
     ("step",),
     tuple("train run_log validate evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start".split())
-    + ("audit", "audit_page", "demo", "fit", "fit_report", "run_report", "run_examples", "run_chart", "run_page")
+    + ("audit", "audit_page", "demo", "doctor", "fit", "fit_report", "run_report", "run_examples", "run_chart", "run_page")
     + ("judge", "judge_models", "category_report", "chat_report", "baselines", "operation_accuracy"),
     ("service",),
     ("cli",),

@@ -339,6 +339,16 @@ def test_a_model_elsewhere_is_asked_the_packed_prompt_and_held_to_the_grammar(re
     assert (body["model"], body["temperature"]) == ("qwen", 0)
 
 
+def test_a_full_bank_still_adds(remote):
+    """Oracle: by hand: the bank has four slots, all taken; what it would overwrite stays in the store, and the ADD is one."""
+    engine, _ = remote(lambda prompt: chat("DELETE 1\nADD: Mia likes coffee"))
+    decision = engine.decide(Request(LINES * 2, Line("Mia likes coffee", "3 May 2024")))
+    assert [step.kind for step in decision.steps] == [OperationKind.DELETE, OperationKind.ADD]
+    engine, _ = remote(lambda prompt: chat("ADD: Mia likes coffee"))
+    decision = engine.decide(Request(LINES * 2, Line("Mia likes coffee", "3 May 2024")))
+    assert [(step.kind, step.text) for step in decision.steps] == [(OperationKind.ADD, "Mia likes coffee")]
+
+
 @pytest.mark.parametrize(
     "reply", ["", "I think you should DELETE 1", "UPDATE 9: x", "DELETE 3", "ADD:", "ADD: " + "word " * 200, "UPDATE 1: a\nb"]
 )
