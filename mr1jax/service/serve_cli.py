@@ -1,5 +1,7 @@
 """mr1jax serve and mr1jax mcp: arguments only. What they need beyond the library is imported once they run."""
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +21,13 @@ class Served:
     """The memory that is served.
 
     path: folder of the agents; the shipped ones where it is left out. store: sqlite:///file.db, postgresql+psycopg://..., or memory, which
-    forgets all at the end. manager_from, answerer_from: weights of one agent, as a run leaves them. base_url: a server of OpenAI's chat
-    completions, whose model decides and answers instead. model: its name there.
+    forgets all at the end; left out, MR1JAX_STORE, or memory.db in the user's data folder. manager_from, answerer_from: weights of one
+    agent, as a run leaves them. base_url: a server of OpenAI's chat completions, whose model decides and answers instead. model: its name
+    there.
     """
 
     path: str = ""
-    store: str = "sqlite:///memory.db"
+    store: str = ""
     manager_from: str = ""
     answerer_from: str = ""
     base_url: str = ""
@@ -36,9 +39,31 @@ class Served:
         def open_agent() -> "MemoryAgent":
             from mr1jax.service.agent import MemoryAgent
 
-            return MemoryAgent.from_pretrained(**vars(self))
+            return MemoryAgent.from_pretrained(**vars(self) | {"store": find_store(self.store)})
 
         return open_agent
+
+
+STORE_VARIABLE = "MR1JAX_STORE"
+
+
+def find_store(store: str) -> str:
+    """Returns the address of a store: what is given, else what MR1JAX_STORE says, else a file in the user's data folder, which is made.
+
+    Not in the working folder: who is remembered is the same person in every folder, and clients of MCP start their servers anywhere.
+    Nor in runs/, which holds what can be trained again. Raises ValueError where the folder cannot be made.
+    """
+    if known := store or os.environ.get(STORE_VARIABLE, ""):
+        return known
+    try:
+        shared = os.environ.get("XDG_DATA_HOME") or Path.home() / (
+            "Library/Application Support" if sys.platform == "darwin" else ".local/share"
+        )
+        folder = Path(shared) / "mr1jax"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # memories are nobody else's to read
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"there is no folder for memories ({error}); say by --store or {STORE_VARIABLE} where they are kept") from error
+    return f"sqlite:///{folder / 'memory.db'}"
 
 
 Memory = Annotated[Served, tyro.conf.arg(name="")]

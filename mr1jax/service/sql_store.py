@@ -76,7 +76,7 @@ class SqlStore:
                 if connection.execute(mine).first() is None:
                     raise Conflict("another request with this key was first")
             touched = list({event.memory_id for event in events})
-            state = {}
+            state: dict[str, Memory] = {}
             for start in range(0, len(touched), _MANY):
                 state |= self._fetch(connection, scope, touched[start : start + _MANY])
             written_events = []
