@@ -14,7 +14,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from mr1jax.config import Config, LoraConfig, ProcessConfig, RetrievalKind, replace, require
-from mr1jax.status import FAILURE, STOPPED, USER_ERROR, Stopped
+from mr1jax.service.chat_cli import chat
+from mr1jax.service.memory_cli import ACTIONS
+from mr1jax.service.serve_cli import mcp, serve
+from mr1jax.status import FAILURE, STOPPED, USER_ERROR, Failed, Stopped
 
 Overridden = Annotated[Config, tyro.conf.arg(name="")]  # fields of a configuration as options of their own: --steps, --mesh.fsdp
 Processes = Annotated[ProcessConfig, tyro.conf.arg(name="")]
@@ -240,6 +243,25 @@ def fit(arguments: Sequence[str]) -> Callable[[], None]:
     return _read_options(run, f"mr1jax fit {name}", overrides)
 
 
+def memory(arguments: Sequence[str]) -> Callable[[], None]:
+    """Reads or changes what is remembered: add, search, list, history, undo, export or import."""
+    actions = {name: _later(action) for name, action in ACTIONS.items()}
+    return tyro.extras.subcommand_cli_from_dict(actions, prog="mr1jax memory", args=arguments)
+
+
+def doctor(data_dir: Path = Path("data"), json: bool = False) -> None:
+    """Says whether all that mr1jax needs is here: versions, devices, the shipped files, data sets, disk; exit status 1 where it is not.
+
+    For example: mr1jax doctor --json
+
+    Args:
+      json: print it as JSON.
+    """
+    from mr1jax.doctor import report_health
+
+    sys.exit(not report_health(data_dir, json))
+
+
 def _named_experiment(command: str, arguments: Sequence[str]) -> tuple[str, Config, list[str]]:
     require(bool(arguments) and not arguments[0].startswith("-"), f"name an experiment, as in: mr1jax {command} grpo_answer")
     name, *overrides = arguments
@@ -262,15 +284,20 @@ def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "audit": audit,
+    "chat": chat,
     "checkpoints": checkpoints,
     "demo": demo,
     "data": data,
+    "doctor": doctor,
     "eval": evaluate,
     "export": export,
     "info": info,
+    "mcp": mcp,
     "report": report,
+    "serve": serve,
     "warm-start": warm_start,
 }
+MORE = "Besides these: mr1jax train EXPERIMENT, mr1jax fit EXPERIMENT, and mr1jax memory ACTION, each with a --help of its own."
 COMMANDS: dict[str, Any] = {name: _later(command) for name, command in _COMMANDS.items()}
 
 
@@ -279,10 +306,10 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            for command in (train, fit):
+            for command in (train, fit, memory):
                 if arguments[:1] == [command.__name__]:
                     return command(arguments[1:])
-            return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="mr1jax", args=arguments)
+            return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="mr1jax", description=MORE, args=arguments)
     except SystemExit as stop:
         require(not stop.code, _as_sentence(said.getvalue()))  # 0 is --help
         raise
@@ -302,7 +329,7 @@ def _as_sentence(box: str) -> str:
 def main() -> None:
     """Runs the command that the arguments name, and exits with one of the statuses of `status`."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    statuses = {ValueError: USER_ERROR, FileNotFoundError: USER_ERROR, FloatingPointError: FAILURE, Stopped: STOPPED}
+    statuses = {ValueError: USER_ERROR, FileNotFoundError: USER_ERROR, FloatingPointError: FAILURE, Failed: FAILURE, Stopped: STOPPED}
     try:
         parse(sys.argv[1:])()
     except tuple(statuses) as error:

@@ -21,7 +21,7 @@ from mr1jax.service.extract import BackboneExtractor, Extractor, WholeSentences
 from mr1jax.service.facts import read_messages
 from mr1jax.service.memories import Memories
 from mr1jax.service.records import Event, Json, Memory, Receipt, Scope
-from mr1jax.service.remote import RemoteExtractor, RemoteModel, open_remote
+from mr1jax.service.remote import ChatServer, RemoteExtractor, RemoteModel, open_remote
 from mr1jax.service.sql_store import IN_MEMORY, SqlStore
 from mr1jax.service.store import Store
 from mr1jax.service.texts import check_metadata, check_name, check_text, date_text, now, read_time
@@ -41,6 +41,7 @@ class MemoryAgent(Memories):
     def __init__(self, engine: Engine, store: Store, extractor: Extractor):
         super().__init__(store)
         self.engine, self.extractor = engine, extractor
+        self.server: ChatServer | None = None  # where both agents are a model behind a URL
 
     @classmethod
     def from_pretrained(
@@ -78,7 +79,9 @@ class MemoryAgent(Memories):
     def _remote(cls, store: Store, base_url: str, model: str) -> "MemoryAgent":
         start, server = open_remote(base_url, model)
         engine = Engine(start, RemoteModel(start, server))
-        return cls(engine, store, RemoteExtractor(server, engine.speller, engine.slot_width))
+        agent = cls(engine, store, RemoteExtractor(server, engine.speller, engine.slot_width))
+        agent.server = server
+        return agent
 
     def add(
         self,

@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -15,6 +16,7 @@ class Batcher:
 
     def __init__(self, run: Callable[[Sequence[Any]], Sequence[Any]], most: int, name: str):
         self._run, self._most = run, most
+        self.sizes: Counter[int] = Counter()  # how many batches there were, by how many requests were in them
         self._waiting: queue.SimpleQueue[tuple[Any, Future] | None] = queue.SimpleQueue()
         self._closed, self._lock = False, threading.Lock()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
@@ -60,6 +62,7 @@ class Batcher:
         return batch, True
 
     def _answer(self, batch: list[tuple[Any, Future]]) -> None:
+        self.sizes[len(batch)] += 1
         try:
             results = self._run([request for request, _ in batch])
         except BaseException as error:  # whoever waits must hear of it, and the thread goes on

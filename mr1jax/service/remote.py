@@ -65,18 +65,22 @@ class ChatServer:
 
     def replies(self, prompts: Sequence[str], pattern: str, max_tokens: int) -> list[str]:
         """Returns the reply to each prompt, held to the pattern where the server can. Raises `Unavailable`."""
-        return list(self._pool.map(lambda prompt: self._ask(prompt, pattern, max_tokens), prompts))
+        return list(self._pool.map(lambda prompt: self._ask([{"role": "user", "content": prompt}], pattern, max_tokens), prompts))
+
+    def chat(self, messages: Sequence[dict[str, str]], max_tokens: int) -> str:
+        """Returns the reply to a conversation, in whatever form. Raises `Unavailable`."""
+        return self._ask(list(messages), "", max_tokens)
 
     def close(self) -> None:
         """Ends all connections."""
         self._pool.shutdown()
         self._client.close()
 
-    def _ask(self, prompt: str, pattern: str, max_tokens: int) -> str:
+    def _ask(self, messages: list[dict[str, str]], pattern: str, max_tokens: int) -> str:
         for wait in (*_WAITS, None):
             reason = "it cannot be reached"
             try:
-                response = self._post(prompt, pattern, max_tokens)
+                response = self._post(messages, pattern, max_tokens)
                 if response.status_code == 200:
                     return _THOUGHT.sub("", str(response.json()["choices"][0]["message"]["content"])).strip()
                 reason = f"status {response.status_code}"
@@ -90,10 +94,10 @@ class ChatServer:
                 time.sleep(wait)
         raise Unavailable(f"the model {self._model} at {self._url} does not answer ({reason}); see that it runs, and try again")
 
-    def _post(self, prompt: str, pattern: str, max_tokens: int) -> httpx2.Response:
-        body: dict[str, Any] = {"model": self._model, "temperature": 0, "max_tokens": max_tokens}
-        body["messages"] = [{"role": "user", "content": prompt}]
-        if self._guides:
+    def _post(self, messages: list[dict[str, str]], pattern: str, max_tokens: int) -> httpx2.Response:
+        """pattern: what the reply is held to, where the server can hold one; "" where it may say anything."""
+        body: dict[str, Any] = {"model": self._model, "temperature": 0, "max_tokens": max_tokens, "messages": messages}
+        if pattern and self._guides:
             # Two names of one thing, of vLLM's older and newer versions.
             response = self._client.post(self._url, json=body | {"guided_regex": pattern, "structured_outputs": {"regex": pattern}})
             if response.status_code not in (400, 422):
