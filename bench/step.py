@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import jax
 
-from mr1jax.agents.rollout import Metrics, answer_rollout, manager_rollout
+from mr1jax.agents.play import manager_rollout
+from mr1jax.agents.rollout import Metrics, answer_rollout
 from mr1jax.agents.tasks import take
 from mr1jax.cli import load_experiment
 from mr1jax.config import Config

@@ -21,8 +21,9 @@ from mr1jax.config import AgentConfig, Config, LossConfig, MeshConfig, ModelConf
 from mr1jax.model.transformer import init_params, prefill
 from mr1jax.rl.sampling import generate
 from mr1jax.sharding import make_mesh, replicated
-from mr1jax.step import init_state, make_loss_batch, next_state, run_update_once
+from mr1jax.step import init_state, next_state
 from mr1jax.structs import Array, TrainState, Trajectory
+from mr1jax.update import make_loss_batch, run_update_once
 
 ROUNDS = 5
 MIB = 2**20

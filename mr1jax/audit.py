@@ -98,7 +98,9 @@ def rank(samples: list[Sample]) -> list[Sample]:
 def _draw(params: PyTree, tasks: Tasks, key: Array, language: Language, config: Config) -> tuple[Trajectory, PyTree]:
     """Draws a trajectory, and reads it: what is written as answers, tokens and lengths [P, G, R] and [P, G], or the banks [P, G]."""
     trajectory, _ = draw_rollout(params, tasks, key, language, config)
-    generation = trajectory.generation
+    # What the members of a group did after it parted is not on the page: these are the responses to shared prompts.
+    generation = jax.tree.map(lambda x: x[:, : config.group_size], trajectory.generation)
+    trajectory = replace(trajectory, generation=generation)
 
     def read_answer(tokens_R: Array, length: Array) -> tuple[Array, Array]:
         answer = parse_answer(language.answerer, tokens_R, length)

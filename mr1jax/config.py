@@ -5,50 +5,16 @@ The message always names the field, its value and what to do; the command line p
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal
+
+from mr1jax.checks import require, require_between, require_positive, require_types
 
 Agent = Literal["manager", "answerer"]
 RetrievalKind = Literal["lexical", "dense", "hybrid"]
+RewardKind = Literal["em", "f1", "judge_like"]
 AGENTS: tuple[Agent, ...] = ("manager", "answerer")
 Projection = Literal["query", "key", "value", "output", "gate", "up", "down"]
 PROJECTIONS: tuple[Projection, ...] = ("query", "key", "value", "output", "gate", "up", "down")
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises `ValueError(message)` unless the condition holds."""
-    if not condition:
-        raise ValueError(message)
-
-
-def _require_types(config: Any) -> None:
-    """Refuses a field that is not of its declared type; a number may be a whole one where fractions are allowed, but no bool."""
-    for each in dataclasses.fields(config):
-        value: Any = getattr(config, each.name)
-        wanted: Any = each.type
-        choices = get_args(wanted)
-        if get_origin(wanted) is Literal:
-            fits, need = isinstance(value, str) and value in choices, f"choose {' or '.join(map(repr, choices))}"
-        elif get_origin(wanted) is tuple:
-            fits, need = isinstance(value, tuple) and all(isinstance(part, str) for part in value), "give a tuple of names"
-        elif wanted is int:
-            fits, need = type(value) is int and abs(value) < 2**31, "give a whole number that 32 bits hold"
-        elif wanted is float:
-            fits, need = type(value) in (int, float) and abs(value) < 1e30, "give a number that float32 holds"
-        else:
-            fits, need = isinstance(value, wanted), f"give a {wanted.__name__}"
-        require(fits, f"{type(config).__name__}.{each.name} is {value!r}; {need}")
-
-
-def _require_positive(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        require(value > 1e-30, f"{type(config).__name__}.{name} is {value}; it must be a number greater than 0, as float32 has them")
-
-
-def _require_between(config: object, low: float, high: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        require(low <= value <= high, f"{type(config).__name__}.{name} is {value}; it must be from {low} to {high}")
 
 
 @dataclass(frozen=True)
@@ -75,11 +41,11 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; norms, softmax and log-probabilities stay float32
 
     def __post_init__(self):
-        _require_types(self)
-        _require_positive(
+        require_types(self)
+        require_positive(
             self, "vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff", "rope_theta", "norm_eps"
         )
-        _require_positive(self, "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor", "rope_original_length")
+        require_positive(self, "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor", "rope_original_length")
         require(
             self.rope_low_freq_factor < self.rope_high_freq_factor,
             f"ModelConfig.rope_low_freq_factor is {self.rope_low_freq_factor}; it must be below "
@@ -102,9 +68,9 @@ class LoraConfig:
     base_dtype: Literal["float32", "bfloat16"] = "float32"  # in which the base is stored; adapters and their moments are float32
 
     def __post_init__(self):
-        _require_types(self)
-        _require_between(self, 0, 100_000, "rank")
-        _require_positive(self, "alpha")
+        require_types(self)
+        require_between(self, 0, 100_000, "rank")
+        require_positive(self, "alpha")
         known = set(self.targets) <= set(PROJECTIONS) and len(set(self.targets)) == len(self.targets) > 0
         require(known, f"LoraConfig.targets is {self.targets!r}; choose one or more of {', '.join(PROJECTIONS)}, each once")
 
@@ -119,8 +85,8 @@ class BankConfig:
     when_full: Literal["evict_oldest", "reject"] = "evict_oldest"
 
     def __post_init__(self):
-        _require_types(self)
-        _require_positive(self, "num_slots", "slot_width", "num_terms")
+        require_types(self)
+        require_positive(self, "num_slots", "slot_width", "num_terms")
 
 
 @dataclass(frozen=True)
@@ -134,8 +100,8 @@ class AgentConfig:
     retrieval: RetrievalKind = "lexical"  # by words, by meaning, or by both; the last two for the Answer Agent only
 
     def __post_init__(self):
-        _require_types(self)
-        _require_positive(self, "num_retrieved", "prompt_length", "response_length")
+        require_types(self)
+        require_positive(self, "num_retrieved", "prompt_length", "response_length")
 
     @property
     def num_shown(self) -> int:
@@ -152,9 +118,9 @@ class SamplingConfig:
     top_p: float = 1.0
 
     def __post_init__(self):
-        _require_types(self)
-        _require_between(self, 0.0, 100.0, "temperature")
-        _require_between(self, 0, 1_000_000, "top_k")
+        require_types(self)
+        require_between(self, 0.0, 100.0, "temperature")
+        require_between(self, 0, 1_000_000, "top_k")
         require(0.0 < self.top_p <= 1.0, f"SamplingConfig.top_p is {self.top_p}; it must be greater than 0 and at most 1")
 
 
@@ -163,10 +129,11 @@ GREEDY = SamplingConfig(temperature=0.0)
 
 @dataclass(frozen=True)
 class LossConfig:
-    """GRPO (arXiv 2402.03300) or PPO (arXiv 1707.06347) and their coefficients."""
+    """An algorithm, of what `rl.algorithms` says it is made, and its coefficients."""
 
-    algorithm: Literal["grpo", "ppo"] = "grpo"
-    clip_eps: float = 0.2
+    algorithm: Literal["grpo", "ppo", "dr_grpo", "dapo", "gspo", "rloo"] = "grpo"
+    clip_eps: float = 0.2  # of the ratio to the policy that sampled; GSPO, whose ratio is of whole responses, takes 3e-4
+    clip_eps_high: float = 0.28  # the same above 1, read by DAPO and by GSPO, which takes 4e-4; the others have clip_eps on both sides
     kl_coef: float = 0.0  # 0: no reference pass is made at all
     entropy_coef: float = 0.0
     value_coef: float = 0.5
@@ -178,10 +145,10 @@ class LossConfig:
     num_microbatches: int = 1  # parts of a minibatch whose gradients are added up: the same update in less memory
 
     def __post_init__(self):
-        _require_types(self)
-        _require_positive(self, "clip_eps", "value_clip_eps", "epochs", "num_minibatches", "num_microbatches")
-        _require_between(self, 0.0, 1e6, "kl_coef", "entropy_coef", "value_coef")
-        _require_between(self, 0.0, 1.0, "gamma", "gae_lambda")
+        require_types(self)
+        require_positive(self, "clip_eps", "clip_eps_high", "value_clip_eps", "epochs", "num_minibatches", "num_microbatches")
+        require_between(self, 0.0, 1e6, "kl_coef", "entropy_coef", "value_coef")
+        require_between(self, 0.0, 1.0, "gamma", "gae_lambda")
 
 
 @dataclass(frozen=True)
@@ -198,10 +165,10 @@ class OptimizerConfig:
     max_skipped: int = 3  # steps in a row that only skip, because something is not finite or a spike, after which a run gives up
 
     def __post_init__(self):
-        _require_types(self)
-        _require_positive(self, "learning_rate", "max_grad_norm", "max_skipped")
-        _require_between(self, 0.0, 1e6, "spike_sigmas")
-        _require_between(self, 0, 10**9, "warmup_steps", "weight_decay")
+        require_types(self)
+        require_positive(self, "learning_rate", "max_grad_norm", "max_skipped")
+        require_between(self, 0.0, 1e6, "spike_sigmas")
+        require_between(self, 0, 10**9, "warmup_steps", "weight_decay")
         for name in ("b1", "b2"):  # at 1 the moments of Adam never forget their zero, and its update is 0 / 0
             value = getattr(self, name)
             require(0.0 <= value < 1.0, f"OptimizerConfig.{name} is {value}; it must be at least 0 and less than 1")
@@ -217,8 +184,8 @@ class MeshConfig:
     gather_for_rollout: bool = False  # what fsdp cuts is put together once a rollout instead of once a token: faster, and more memory
 
     def __post_init__(self):
-        _require_types(self)
-        _require_positive(self, "data", "fsdp", "tensor")
+        require_types(self)
+        require_positive(self, "data", "fsdp", "tensor")
 
     @property
     def num_devices(self) -> int:
@@ -235,9 +202,9 @@ class ProcessConfig:
     timeout: int = 300  # seconds that one waits for the others at the start
 
     def __post_init__(self):
-        _require_types(self)
-        _require_positive(self, "num_processes", "timeout")
-        _require_between(self, 0, self.num_processes - 1, "process_id")
+        require_types(self)
+        require_positive(self, "num_processes", "timeout")
+        require_between(self, 0, self.num_processes - 1, "process_id")
         host, _, port = self.coordinator.rpartition(":")
         require(
             self.coordinator in ("", "auto") or (host != "" and port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 2**16),
@@ -260,9 +227,15 @@ class Config:
     save_every: int = 50  # steps; the last is saved too
     validation_tasks: int = 0  # of the validation split, rewarded before every save: the best step saved is then the run's result
     prompts_per_step: int = 16
+    prompts_kept: int = 0  # of these, groups whose rewards differ first, are trained on (DAPO's dynamic sampling); 0: all are
     group_size: int = 8
     rollout_microbatches: int = 1  # the prompts of a step are drawn from in so many parts, one after another: less memory, and slower
+    reward: RewardKind = "em"  # of an answer: exact match as in the paper, F1 of words, or 1 where it says all words of the gold answer
+    distill: bool = True  # the Answer Agent first quotes the memories that it relies on; False: it answers at once
     questions_per_state: int = 4  # asked of the bank that each candidate operation leaves (Manager only)
+    horizon: int = 0  # turns that each member of a group plays on before it is asked (Manager only); all there are: from an empty bank
+    lead: int = 0  # turns that each member first plays by itself, unlearnt, so that a group compares different banks (Manager only)
+    max_facts: int = 0  # of a conversation, its first: a curriculum starts with few; 0: all
     seed: int = 0
     backbone: str = ""  # a Hugging Face folder, a name of `BACKBONES` or an id of the hub; empty: the tiny model that ships
     encoder: str = ""  # folder of a sentence encoder such as all-MiniLM-L6-v2, for dense and hybrid retrieval
@@ -279,11 +252,11 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self):
-        _require_types(self)
-        _require_positive(self, "conversations", "steps", "save_every", "prompts_per_step", "group_size", "rollout_microbatches")
-        _require_positive(self, "questions_per_state")
-        _require_between(self, 0, 10**9, "validation_tasks")
-        _require_between(self, 0, 2**31 - 1, "seed")
+        require_types(self)
+        require_positive(self, "conversations", "steps", "save_every", "prompts_per_step", "group_size", "rollout_microbatches")
+        require_positive(self, "questions_per_state")
+        require_between(self, 0, 10**9, "validation_tasks", "horizon", "lead", "max_facts")
+        require_between(self, 0, 2**31 - 1, "seed")
         require(
             self.manager.retrieval == "lexical",
             f"Config.manager.retrieval is {self.manager.retrieval!r}; what the Manager has just written has no embedding: use 'lexical'",
@@ -299,29 +272,39 @@ class Config:
             f"use {max(shards, self.prompts_per_step // shards * shards)}",
         )
         loss, rollout = self.loss, self.rollout_microbatches
-        divisions = (
-            (
-                loss.num_minibatches * loss.num_microbatches,
-                f"loss.num_minibatches {loss.num_minibatches} times loss.num_microbatches {loss.num_microbatches}",
-            ),
-            (rollout, f"rollout_microbatches {rollout}"),
-        )
-        for count, product in divisions:
-            parts = shards * count
+        updates = f"loss.num_minibatches {loss.num_minibatches} times loss.num_microbatches {loss.num_microbatches}"
+        for name, count, product in (
+            ("prompts_kept" if self.prompts_kept else "prompts_per_step", loss.num_minibatches * loss.num_microbatches, updates),
+            ("prompts_per_step", rollout, f"rollout_microbatches {rollout}"),
+        ):
+            parts, prompts = shards * count, getattr(self, name)
             require(
-                self.prompts_per_step % parts == 0,
-                f"Config.prompts_per_step is {self.prompts_per_step}, which {product} times {shards} devices does not divide; "
-                f"use {max(parts, self.prompts_per_step // parts * parts)}",
+                prompts % parts == 0,
+                f"Config.{name} is {prompts}, which {product} times {shards} devices does not divide; "
+                f"use {max(parts, prompts // parts * parts)}",
             )
-        require(
-            self.loss.algorithm != "grpo" or self.group_size > 1,
-            f"Config.group_size is {self.group_size}; GRPO compares the members of a group and needs 2 or more",
-        )
+        self._require_groups()
         require(
             self.sampling.temperature > 0 and self.sampling.top_k == 0 and self.sampling.top_p == 1.0,
             f"Config.sampling has temperature {self.sampling.temperature}, top_k {self.sampling.top_k} and top_p {self.sampling.top_p}; "
             "training scores the whole distribution: use a temperature above 0, top_k 0 and top_p 1",
         )
+
+    def _require_groups(self) -> None:
+        """Refuses groups of which the algorithm makes nothing."""
+        algorithm, kept = self.loss.algorithm, f"Config.prompts_kept is {self.prompts_kept}"
+        require(
+            algorithm == "ppo" or self.group_size > 1,
+            f"Config.group_size is {self.group_size}; {algorithm} compares the members of a group and needs 2 or more",
+        )
+        most = self.prompts_per_step
+        require(0 <= self.prompts_kept <= most, f"{kept}; it must be from 0, which keeps all, to prompts_per_step {most}")
+        require(not self.prompts_kept or algorithm != "ppo", f"{kept}; ppo learns from groups of equal rewards too and keeps all: use 0")
+
+    @property
+    def prompts_trained(self) -> int:
+        """Prompts of a step whose groups go into the loss."""
+        return self.prompts_kept or self.prompts_per_step
 
     @property
     def trained(self) -> AgentConfig:

@@ -16,8 +16,9 @@ from flax import struct
 from tqdm import tqdm
 
 from mr1jax.agents.manager import NewFact
+from mr1jax.agents.play import replay
 from mr1jax.agents.prompts import DATE_MARK, Language
-from mr1jax.agents.rollout import AnswerTask, read, replay, respond
+from mr1jax.agents.rollout import AnswerTask, read, respond
 from mr1jax.agents.tasks import answer_tasks, ask_at_end, fill_banks
 from mr1jax.config import GREEDY, Config, replace
 from mr1jax.embeddings import embed_banks, load_encoder
@@ -167,7 +168,7 @@ def evaluate(
 ) -> Row:
     """Asks all questions of the banks and makes a row of the table. seed: of the intervals; everything else is greedy."""
     answers = answer_questions(params, memories.banks, conversations, language, config, chunk=chunk)
-    return replace(make_row(memories, answers, seed), banks=_read_banks(memories.banks, conversations, language))
+    return replace(make_row(memories, answers, seed), banks=read_banks(memories.banks, conversations, language))
 
 
 def make_row(memories: Memories, answers: Sequence[Answer], seed: int) -> Row:
@@ -267,7 +268,7 @@ def _read_memories(
     return texts, tuple(f"{text} {DATE_MARK} {date}" for text, date in zip(texts, dates, strict=True))
 
 
-def _read_banks(banks: MemoryBank, conversations: Conversation, language: Language) -> tuple[tuple[str, ...], ...]:
+def read_banks(banks: MemoryBank, conversations: Conversation, language: Language) -> tuple[tuple[str, ...], ...]:
     """Reads all that C banks hold, in the order in which it was last written."""
     text_of, lines = text_reader(language.table), []
     for place in range(len(banks.clock)):

@@ -147,7 +147,7 @@ def abstract_arguments(config: Config) -> tuple[TrainState, list[PyTree], Langua
     Text is measured by the tokenizer that ships, with its tables widened to the model's vocabulary: all of it is a few MiB, replicated.
     """
     tokenizer = SentencePieceTokenizer(ASSETS / "tokenizer.model")
-    language = make_language(tokenizer, max(getattr(config, agent).num_shown for agent in AGENTS))
+    language = make_language(tokenizer, max(getattr(config, agent).num_shown for agent in AGENTS), distill=config.distill)
     shape = EpisodeShape.fit(conversations("train", 1, _NUM_CONVERSATIONS), tokenizer, config.bank.slot_width)
     wider = config.model.vocab_size - tokenizer.vocab_size
     by_token = (tokenizer.vocab_size, tokenizer.vocab_size + 1)
@@ -187,7 +187,9 @@ def abstract_tasks(config: Config, shape: EpisodeShape) -> Tasks:
         return AnswerTask(banks, asked(), dates)
     Q = config.questions_per_state
     is_asked = jax.ShapeDtypeStruct(ints(Q).shape, jnp.bool_)
-    return ManagerTask(banks, NewFact(ints(shape.slot_width), ints(), ints(), ints()), asked(Q), is_asked, dates)
+    turns = config.lead + min(config.horizon, shape.num_facts - 1)
+    fact, later = (NewFact(ints(*lead, shape.slot_width), ints(*lead), ints(*lead), ints(*lead)) for lead in ((), (turns,)))
+    return ManagerTask(banks, fact, asked(Q), is_asked, dates, later if turns else None)
 
 
 def _with_model(config: Config) -> Config:

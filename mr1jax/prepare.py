@@ -15,7 +15,7 @@ from mr1jax.agents.tasks import answer_tasks, ask_at_end, manager_tasks
 from mr1jax.config import AGENTS, PROJECTIONS, Config, replace, require
 from mr1jax.data.episodes import EpisodeShape, encode_record, stack
 from mr1jax.data.records import Record
-from mr1jax.data.states import manager_states
+from mr1jax.data.states import first_facts, manager_states
 from mr1jax.embeddings import embed_banks, embed_questions, load_encoder
 from mr1jax.evaluate import append_only_banks
 from mr1jax.identity import fingerprint
@@ -63,7 +63,7 @@ def load_start(config: Config, assets: Path = ASSETS) -> Start:
         tokenizer, frame, swap = SentencePieceTokenizer(assets / "tokenizer.model"), None, None
         model, backbone, folder = replace(config.model, vocab_size=tokenizer.vocab_size), "", assets
     config = replace(config, model=model, backbone=backbone)
-    language = make_language(tokenizer, max(getattr(config, agent).num_shown for agent in AGENTS), frame)
+    language = make_language(tokenizer, max(getattr(config, agent).num_shown for agent in AGENTS), frame, distill=config.distill)
     for agent in AGENTS:
         check_response_budget(f"{agent}.response_length", getattr(config, agent).response_length, getattr(language, agent))
     return Start(config, _load_agents(config, swap, folder), tokenizer, language)
@@ -157,13 +157,16 @@ def make_tasks(records: Sequence[Record], start: Start) -> Tasks:
     over it has to find the last. So it also learns for banks that a better Manager will keep.
     """
     config = start.config
+    records = [first_facts(record, config.max_facts) for record in records]
     conversations = encode(records, start)
     if config.agent == "manager":
         require(
             config.answerer.retrieval == "lexical",
             f"answerer.retrieval is {config.answerer.retrieval!r}, and what a Manager writes in training has no embedding; use 'lexical'",
         )
-        states = manager_states(records, config.bank.num_slots, config.questions_per_state, config.seed)
+        states = manager_states(
+            records, config.bank.num_slots, config.questions_per_state, config.seed, horizon=config.horizon, lead=config.lead
+        )
         require(bool(states), f"{len(records)} conversations hold no fact that is asked about; give Config.conversations more")
         return manager_tasks(states, conversations, start.language, config)
     everything = replace(config, bank=replace(config.bank, num_slots=conversations.fact_length.shape[1]))

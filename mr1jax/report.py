@@ -22,7 +22,7 @@ ANSWERS, BANKS = "answers_{}.jsonl", "banks_{}.jsonl"  # of a row
 _HEADER = ("", "EM", "F1", "BLEU-1", "ADD", "UPDATE", "DELETE", "NOOP", "bank fill")
 
 _NUM_EXAMPLES = 3  # of each kind
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")  # Okabe and Ito: told apart with any colour vision
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")  # Okabe and Ito: told apart with any colour vision
 _SMOOTH_SHARE = 0.15  # of a curve: how wide the window is that a line averages over
 
 
@@ -168,7 +168,7 @@ def draw_curves(path: Path, curves: Mapping[str, Sequence[tuple[int, float]]]) -
 
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     axes = figure.subplots()
-    for (name, points), colour in zip(curves.items(), _COLOURS, strict=False):
+    for (name, points), colour in zip(curves.items(), COLOURS, strict=False):
         step_N, reward_N = np.asarray(points, np.float64).T
         axes.plot(step_N, reward_N, "o", color=colour, alpha=0.25, markersize=4, markeredgewidth=0)
         axes.plot(step_N, moving_average(reward_N), color=colour, linewidth=2.5, label=name)

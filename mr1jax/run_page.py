@@ -23,7 +23,7 @@ from mr1jax.run_report import Group, Run, curves, differences, group_seeds, metr
 _REWARD = "Mean reward of a step"
 # By the name in metrics.jsonl: title, what it is, what it cannot exceed.
 _WATCHED = {
-    "dead_groups": ("Dead groups", "share of groups whose responses all earned the same: GRPO learns nothing from them", 1.0),
+    "dead_groups": ("Dead groups", "share of groups whose responses all earned the same: nothing is learnt from comparing them", 1.0),
     "entropy": ("Entropy", "of the distribution a token was drawn from, in nats", math.inf),
     "kl": ("KL to the reference", "k3 estimate, in nats a token", math.inf),
     "ratio_gap": (
@@ -92,7 +92,7 @@ def _summary(run: Run, groups: Sequence[Group]) -> dict[str, Any]:
         "name": run.name,
         "key": key(place),
         "agent": "Memory Manager" if config.agent == "manager" else "Answer Agent",
-        "algorithm": config.loss.algorithm.upper(),
+        "algorithm": config.loss.algorithm.upper().replace("_", " "),
         "seed": config.seed,
         "steps": f"{len(run.log)} of {config.steps}",
         "data": f"{config.data}, {config.conversations} conversations",

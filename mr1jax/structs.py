@@ -159,15 +159,19 @@ class Conversation:
 
 @struct.dataclass
 class Trajectory:
-    """What the loss needs of P prompts x G responses, whoever wrote them.
+    """What the loss needs of P prompts x G responses, whoever wrote them, and of what the members of a group did after that.
 
-    prompt: int32[P, L], prompt_length: int32[P]; generation: `Generation`; reward: float32[P, G], one per decision.
+    prompt: int32[P, L], prompt_length: int32[P]; generation: `Generation` [P, G]; reward: float32[P, G], one per member.
+    own_prompt: int32[P, H, L], own_prompt_length: int32[P, H]   of H more decisions, each in a state of its own: a multiple of G, all
+        members of a turn before those of the next. Generation is then [P, G + H]. None where there are none.
     """
 
     prompt: Array
     prompt_length: Array
     generation: Generation
     reward: Array
+    own_prompt: Array | None = None
+    own_prompt_length: Array | None = None
 
 
 @struct.dataclass

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from mr1jax.agents.play import greedy_reward
 from mr1jax.agents.prompts import Language
-from mr1jax.agents.rollout import greedy_reward
 from mr1jax.agents.tasks import take
 from mr1jax.config import Config
 from mr1jax.model.lora import BASE

@@ -178,13 +178,14 @@ def _dressed(encoder: LessonEncoder, rng: random.Random) -> LessonEncoder:
     return encoder if rng.random() < 0.5 else encoder.disguised(rng)
 
 
-def batches_by_size(rows: Iterator[LessonBatch]) -> Iterator[LessonBatch]:
-    """Collects lessons in batches of few sizes, about BATCH_TOKENS tokens each, in the order in which they fill up."""
-    waiting: dict[tuple[int, int], list[LessonBatch]] = {size: [] for size in SIZES}
+def batches_by_size(rows: Iterator[LessonBatch], sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator[LessonBatch]:
+    """Collects lessons in batches of few sizes, about BATCH_TOKENS tokens each, in the order in which they fill up. The last of the sizes
+    must hold every lesson."""
+    waiting: dict[tuple[int, int], list[LessonBatch]] = {size: [] for size in sizes}
     for lesson in rows:
         for place in range(len(lesson.prompt_length)):
             row = jax.tree.map(lambda x, place=place: x[place], lesson)
-            fitting = (size for size in SIZES if row.prompt_length <= size[0] and row.response_length <= size[1])
+            fitting = (size for size in sizes if row.prompt_length <= size[0] and row.response_length <= size[1])
             prompt_size, response_size = size = next(fitting)
             waiting[size].append(replace(row, prompt=row.prompt[:prompt_size], response=row.response[:response_size]))
             if len(waiting[size]) == BATCH_TOKENS // sum(size):
@@ -218,15 +219,30 @@ def train_phase(
     phase: Phase, first_stage: int, params: PyTree, model: ModelConfig, tokenizer: Tokenizer, num_slots: int, path: Path
 ) -> PyTree:
     """Trains through one phase, whose first stage has the number `first_stage`, and saves to `path` every 200 steps and at the end."""
-    tx = make_optimizer(phase)
-    openings = tuple(tokenizer.encode_exactly(opening)[0] for opening in OPENINGS)
-    opt_state, update = tx.init(params), make_update(model, tx, openings, phase.choice_weight)
     batches = itertools.chain.from_iterable(
         itertools.islice(batches_by_size(lesson_rows(tokenizer, num_slots, stage, first_stage + i)), stage.steps)
         for i, stage in enumerate(phase.stages)
     )
+    return imitate(phase, batches, params, model, tokenizer, path, {"stage": str(first_stage)}, f"warm start, stage {first_stage} on")
+
+
+def imitate(
+    phase: Phase,
+    batches: Iterator[LessonBatch],
+    params: PyTree,
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    path: Path,
+    about: dict[str, str],
+    description: str,
+) -> PyTree:
+    """Trains on as many batches of lessons as the phase has steps; saves to `path` every 200 steps and at the end, with `about` and the
+    steps done as metadata. Returns the parameters; those given are used up where they are on a device."""
+    tx = make_optimizer(phase)
+    openings = tuple(tokenizer.encode_exactly(opening)[0] for opening in OPENINGS)
+    opt_state, update = tx.init(params), make_update(model, tx, openings, phase.choice_weight)
     started, log = time.monotonic(), []
-    progress = tqdm(batches, total=phase.steps, desc=f"warm start, stage {first_stage} on", mininterval=5)
+    progress = tqdm(itertools.islice(batches, phase.steps), total=phase.steps, desc=description, mininterval=5)
     for step, batch in enumerate(progress, 1):
         params, opt_state, metrics = update(params, opt_state, batch)
         log.append(metrics)
@@ -235,5 +251,5 @@ def train_phase(
             tqdm.write(f"step {step:5d}  " + "  ".join(f"{name} {value:.3f}" for name, value in mean.items()))
             log = []
         if step % 200 == 0 or step == phase.steps:
-            save_params(path, params, {"stage": str(first_stage), "steps": str(step), "seconds": f"{time.monotonic() - started:.0f}"})
+            save_params(path, params, about | {"steps": str(step), "seconds": f"{time.monotonic() - started:.0f}"})
     return params

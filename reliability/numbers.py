@@ -7,10 +7,10 @@ import pytest
 import tiny
 from tiny import LANGUAGE
 
-from mr1jax import step as steps
+from mr1jax import update
 from mr1jax.agents import answerer
 from mr1jax.config import replace
-from mr1jax.step import init_state, train_step
+from mr1jax.step import Tasks, init_state, train_step
 from reliability.outcome import Outcome
 from reliability.processes import bits
 from reliability.program import make_config, make_tasks
@@ -24,10 +24,10 @@ class Planted:
 
     def __init__(self, config, patch):
         self.config, self._which = config, 0
-        whole_reward, whole_loss = answerer.reward, steps.policy_loss
+        whole_reward, whole_loss = answerer.reward, update.policy_loss
 
-        def reward(tokens_R, length, question, language):
-            whole = whole_reward(tokens_R, length, question, language)
+        def reward(*arguments, **named):
+            whole = whole_reward(*arguments, **named)
             return jnp.where(self._which == PLANTS.index("reward"), jnp.nan, whole)
 
         def policy_loss(log_prob, *arguments):
@@ -37,7 +37,7 @@ class Planted:
             return loss + jnp.sqrt(no_slope) - jax.lax.stop_gradient(jnp.sqrt(no_slope)), metrics | {"loss": loss}  # sqrt has none at 0
 
         patch.setattr(answerer, "reward", reward)
-        patch.setattr(steps, "policy_loss", policy_loss)
+        patch.setattr(update, "policy_loss", policy_loss)
         self._run = jax.jit(self._step)
         self.start = jax.jit(lambda seed: init_state(config, tiny.both(seed), jax.random.key(seed)))
 
@@ -65,7 +65,7 @@ def skip_bad_numbers(seeds: int) -> Outcome:
     return outcome
 
 
-def check_plant(outcome: Outcome, planted: Planted, tasks: steps.Tasks, plant: str, seed: int) -> None:
+def check_plant(outcome: Outcome, planted: Planted, tasks: Tasks, plant: str, seed: int) -> None:
     """Does one step with one number planted, and looks at what it has changed."""
     config, state = planted.config, planted.start(seed)
     if plant == "logits":

@@ -69,12 +69,29 @@ def test_group_advantage_eps_by_hand():
     np.testing.assert_allclose(advantages.group_advantage(jnp.array([[1.0, 0.0]]), eps=0.2928932), [[0.5, -0.5]], rtol=1e-5)
 
 
+def test_advantages_without_a_deviation_by_hand():
+    """Oracle: hand arithmetic. Rewards 1, 0, 0, 0: mean 1/4, so 3/4 and -1/4; the others' means are 0 and 1/3, so 1 and -1/3."""
+    reward = jnp.array([[1.0, 0.0, 0.0, 0.0]])
+    np.testing.assert_allclose(advantages.centred_advantage(reward), [[0.75, -0.25, -0.25, -0.25]], rtol=1e-5)
+    np.testing.assert_allclose(advantages.leave_one_out_advantage(reward), [[1.0, -1 / 3, -1 / 3, -1 / 3]], rtol=1e-5)
+
+
+def test_advantages_without_a_deviation_of_random_rewards():
+    """Oracle: loops over groups with Python's `statistics`, the mean of the others over a list without the member."""
+    reward = np.random.default_rng(2).normal(size=(5, 8)).astype(np.float32)
+    centred = [[r - statistics.mean(group) for r in group] for group in reward.tolist()]
+    left_out = [[r - statistics.mean(group[:i] + group[i + 1 :]) for i, r in enumerate(group)] for group in reward.tolist()]
+    np.testing.assert_allclose(advantages.centred_advantage(jnp.asarray(reward)), centred, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(advantages.leave_one_out_advantage(jnp.asarray(reward)), left_out, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("of_group", [advantages.group_advantage, advantages.centred_advantage, advantages.leave_one_out_advantage])
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1 / 3, 1e-20, 1e20])
 @pytest.mark.parametrize("group_size", [2, 7, 8])
-def test_equal_rewards_give_exactly_zero(reward, group_size):
+def test_equal_rewards_give_exactly_zero(of_group, reward, group_size):
     """Oracle: the definition. Nobody is better than a group of equals, whatever the mean of seven times 0.1 rounds to."""
     with jax.debug_nans(True):
-        advantage = advantages.group_advantage(jnp.full((3, group_size), reward))
+        advantage = of_group(jnp.full((3, group_size), reward))
     np.testing.assert_array_equal(advantage, np.zeros((3, group_size)))
 
 
@@ -89,6 +106,12 @@ def test_dead_group_share_by_hand():
     """Oracle: counting. Groups 1 and 4 of four are dead."""
     reward = jnp.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     assert advantages.dead_group_share(reward) == 0.5
+
+
+def test_group_spread_by_hand():
+    """Oracle: rewards 0 and 1 are half from their mean, and equal ones, or a group of one, not at all."""
+    assert advantages.group_spread(jnp.array([[1.0, 1.0], [1.0, 0.0]])) == 0.25
+    assert advantages.group_spread(jnp.array([[3.0]])) == 0
 
 
 def test_token_reward_sits_on_the_last_token():

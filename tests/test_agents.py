@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,12 @@ from test_retrieval import plain_best, plain_bm25
 from tiny import CONFIG, DATES, LANGUAGE, TOKENIZER, Said, unoptimised  # noqa: F401
 
 from mr1jax.agents import answerer, manager
-from mr1jax.agents.rollout import AnswerTask, ManagerTask, answer, count_operations, manage, manager_rollout, replay
+from mr1jax.agents.play import manager_rollout, replay
+from mr1jax.agents.rollout import AnswerTask, ManagerTask, answer, count_operations, manage
 from mr1jax.config import GREEDY, SamplingConfig, replace
 from mr1jax.memory.bank import apply_operations
 from mr1jax.structs import NO_KIND, NO_SLOT, OperationKind, OperationStatus
-from mr1jax.text.metrics import exact_match, normalize_answer
+from mr1jax.text.metrics import exact_match, normalize_answer, token_f1
 from mr1jax.text.parsing import ANSWER_PATTERN
 from mr1jax.text.words import hash_word, words
 
@@ -248,6 +250,22 @@ def test_reward_is_exact_match_of_what_follows_the_marker():
     assert got.tolist() == [exact_match(text, gold) for text, gold in zip(said, golds, strict=True)]
     assert 100 < np.sum(got) < 300
     assert any(length == width and tokens[-1] != TOKENIZER.eos_id for tokens, length in written)
+
+
+@pytest.mark.parametrize("kind", ["f1", "judge_like"])
+def test_other_rewards(kind):
+    """Oracle: the host's F1, and word counts in Python, of 200 answers that say less, the same, or more than the gold one."""
+    rng = np.random.default_rng(3)
+    golds = [" ".join(rng.choice(tiny.OBJECTS, 2)) for _ in range(200)]
+    made = [[*rng.choice(tiny.OBJECTS, rng.integers(0, 3)), *rng.permutation(gold.split())[rng.integers(0, 2) :]] for gold in golds]
+    said = [" ".join(words) for words in made]
+    written = [tiny.response(f"**Answer:** {text}", CONFIG.answerer.response_length) for text in said]
+    questions = tiny.stack([tiny.question("What", gold) for gold in golds])
+    got = jax.vmap(functools.partial(answerer.reward, language=LANGUAGE, kind=kind))(*map(np.stack, zip(*written, strict=True)), questions)
+    has_all = [not Counter(gold.split()) - Counter(text.split()) for text, gold in zip(said, golds, strict=True)]
+    f1 = [token_f1(text, gold) for text, gold in zip(said, golds, strict=True)]
+    np.testing.assert_allclose(got, f1 if kind == "f1" else has_all, rtol=1e-6)
+    assert 20 < np.sum(has_all) < 180
 
 
 # ------------------------------------------------------------------------------------------------------------------ whole rollouts

@@ -30,7 +30,7 @@ BAD = {
     "the demo is none": (["train", "demo"], "demo trains both agents in a row; run: make demo"),
     "unknown to evaluate": (["eval", "nothing"], "there is no experiment 'nothing'; choose one of .*"),
     "nothing trained": (["eval", "ppo_answer"], "there is no trained answerer at .*; run: make train EXP=ppo_answer"),
-    "group of one": (["train", "grpo_answer", "--group-size", "1"], r"Config.group_size is 1; GRPO compares .*"),
+    "group of one": (["train", "grpo_answer", "--group-size", "1"], r"Config.group_size is 1; grpo compares .*"),
     "rate": (["train", "ppo_answer", "--optimizer.learning-rate", "-1"], r"(?:.* )?OptimizerConfig.learning_rate is -1.0; it must be .*"),
     "batch": (
         ["train", "grpo_answer", "--mesh.data", "7"],

@@ -52,6 +52,7 @@ OUT_OF_RANGE = {
     LossConfig: {
         "algorithm": ("reinforce",),
         "clip_eps": (0.0, -0.2, NAN),
+        "clip_eps_high": (0.0, -0.2, NAN),
         "kl_coef": (-0.1, 2e6, NAN),
         "entropy_coef": (-0.1, 2e6, NAN),
         "value_coef": (-0.1, 2e6, NAN),
@@ -86,9 +87,14 @@ OUT_OF_RANGE = {
         "save_every": COUNT,
         "validation_tasks": (-1, 10**10),
         "prompts_per_step": COUNT,
+        "prompts_kept": (-1, 17),  # of the 16 that a step draws
         "group_size": COUNT,
         "rollout_microbatches": COUNT,
         "questions_per_state": COUNT,
+        "reward": ("bleu",),
+        "horizon": (-1, 10**10),
+        "lead": (-1, 10**10),
+        "max_facts": (-1, 10**10),
         "seed": (-1, 2**31),
     },
 }
@@ -145,7 +151,11 @@ def test_defaults_construct_hash_and_stay(cls):
         ({"rollout_microbatches": 5}, "prompts_per_step is 16, which rollout_microbatches 5 times 1 devices does not divide; use 15"),
         ({"answerer": AgentConfig(3, 64, 8, retrieval="hybrid")}, "answerer.retrieval is 'hybrid', which needs .* Config.encoder"),
         ({"manager": AgentConfig(3, 64, 8, retrieval="dense"), "encoder": "x"}, "manager.retrieval is 'dense'; .* use 'lexical'"),
-        ({"group_size": 1}, "Config.group_size is 1; GRPO compares"),
+        ({"group_size": 1}, "Config.group_size is 1; grpo compares"),
+        ({"group_size": 1, "loss": LossConfig(algorithm="rloo")}, "Config.group_size is 1; rloo compares"),
+        ({"prompts_kept": 8, "loss": LossConfig(algorithm="ppo")}, "Config.prompts_kept is 8; ppo .* use 0"),
+        ({"prompts_kept": 10, "loss": LossConfig(num_minibatches=4)}, "Config.prompts_kept is 10, which loss.num_minibatches 4 .*; use 8"),
+        ({"prompts_kept": 10, "mesh": MeshConfig(fsdp=4)}, "Config.prompts_kept is 10, which .* 4 devices does not divide; use 8"),
         ({"sampling": SamplingConfig(temperature=0.0)}, "Config.sampling has temperature 0.0"),
         ({"sampling": SamplingConfig(top_k=5)}, "top_k 0"),
         ({"sampling": SamplingConfig(top_p=0.9)}, "top_p 1"),
@@ -177,3 +187,4 @@ def test_trained_agent_and_device_count_follow_the_fields():
     assert Config(agent="manager").trained == Config().manager
     assert Config(agent="answerer").trained == Config().answerer
     assert MeshConfig(data=2, fsdp=3, tensor=4).num_devices == 24
+    assert (Config().prompts_trained, Config(prompts_kept=12).prompts_trained) == (16, 12)

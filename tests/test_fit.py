@@ -100,10 +100,14 @@ def test_too_large_is_explained():
         fit._explain(RuntimeError("something else"), jaxpr)
 
 
-@pytest.mark.parametrize("agent", ["answerer", "manager"])
-def test_abstract_tasks_are_those_of_a_run(agent):
+@pytest.mark.parametrize(
+    "changes",
+    [{"agent": "answerer"}, {"agent": "manager"}, {"agent": "manager", "horizon": 3, "lead": 2}, {"agent": "manager", "horizon": 999}],
+    ids=["answerer", "manager", "horizon and lead", "replay"],
+)
+def test_abstract_tasks_are_those_of_a_run(changes):
     """Oracle: `make_tasks` on the same conversations: every shape but the number of tasks, and every dtype."""
-    config = replace(SMALL, agent=agent)
+    config = replace(SMALL, **changes)
     tokenizer = SentencePieceTokenizer(ASSETS / "tokenizer.model")
     records = list(conversations("train", 1, 2))
     real = make_tasks(records, Start(config, {}, tokenizer, make_language(tokenizer, 3)))

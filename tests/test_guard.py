@@ -57,7 +57,7 @@ def test_one_bad_update_of_several_is_skipped_alone(tasks, monkeypatch):
     marked = replace(tasks, question=replace(tasks.question, answer_length=tasks.question.answer_length.copy()))
     marked.question.answer_length[3] = 0
     whole = answerer.reward
-    monkeypatch.setattr(answerer, "reward", lambda t, n, q, language: jnp.where(q.answer_length == 0, jnp.nan, whole(t, n, q, language)))
+    monkeypatch.setattr(answerer, "reward", lambda t, n, q, *a, **k: jnp.where(q.answer_length == 0, jnp.nan, whole(t, n, q, *a, **k)))
     state = init_state(config, tiny.both(), jax.random.key(0))
     after, metrics = jax.jit(lambda state, tasks: train_step(state, tasks, LANGUAGE, config=config))(state, marked)
     assert metrics["skipped"] == 0.25

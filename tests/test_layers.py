@@ -7,20 +7,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted(path for folder in ("mr1jax", "experiments", "bench", "tpu", "reliability") for path in (ROOT / folder).rglob("*.py"))
+FILES = sorted(
+    path for folder in ("mr1jax", "experiments", "bench", "tpu", "reliability", "paper") for path in (ROOT / folder).rglob("*.py")
+)
 
 # A room imports from floors below its own only; rooms of one floor do not know each other. The host loops may, short of a circle.
 FLOORS = (
+    ("checks",),
     ("structs", "config", "status"),
     ("processes", "manifest"),
     ("sharding", "checkpoint", "identity", "statistics", "profiling", "roofline"),
     ("memory", "text", "model"),
     ("data", "rl"),
     ("agents",),
+    ("update",),
     ("step",),
     tuple("train run_log validate evaluate report locomo_report prepare embeddings experiment benchmark lesson_arrays warm_start".split())
     + ("audit", "audit_page", "demo", "doctor", "fit", "fit_report", "run_report", "run_examples", "run_chart", "run_page")
-    + ("judge", "judge_models", "category_report", "chat_report"),
+    + ("judge", "judge_models", "category_report", "chat_report", "baselines", "operation_accuracy"),
     ("service",),
     ("cli",),
     ("__main__",),

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from test_step import CONFIG, LANGUAGE, MANAGER, PPO, answer_tasks, first_key, program, rollout, three_steps
+from test_step import BRANCH, CONFIG, LANGUAGE, MANAGER, PPO, answer_tasks, first_key, program, rollout, three_steps
 from tiny import unoptimised  # noqa: F401
 
 from mr1jax.config import Config, LossConfig, MeshConfig, OptimizerConfig, replace
 from mr1jax.model.transformer import logical_axes
 from mr1jax.sharding import batch_sharding, join_batch, make_mesh, on_mesh, param_sharding, replicated, split_batch, state_sharding
-from mr1jax.step import compile_train_step, draw_rollout, init_state, loss_gradient, make_loss_batch
+from mr1jax.step import compile_train_step, draw_rollout, init_state
+from mr1jax.update import loss_gradient, make_loss_batch
 
 SLOW = pytest.mark.slow
 # AdamW divides by the gradient's own size and so multiplies what is rounded differently: at this rate 1e-6 is 1/900 of what it moves.
@@ -141,6 +142,7 @@ def meshes(config):
         *meshes(GRPO),
         pytest.param(on(GRPO, "2x4x1", gather_for_rollout=True), id="2x4x1 gathered", marks=SLOW),
         pytest.param(on(replace(MANAGER, optimizer=OPTIMIZER), "2x2x2"), id="2x2x2 manager", marks=SLOW),
+        pytest.param(on(replace(BRANCH, optimizer=OPTIMIZER), "2x2x2"), id="2x2x2 branch", marks=SLOW),
         pytest.param(on(replace(PPO, optimizer=OPTIMIZER, loss=replace(PPO.loss, num_minibatches=1)), "1x4x2"), id="1x4x2 ppo", marks=SLOW),
     ],
 )

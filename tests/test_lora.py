@@ -13,15 +13,17 @@ from test_step import random_answer_tasks, tasks_that_pay
 from tiny import CONFIG, LANGUAGE, unoptimised  # noqa: F401
 
 from mr1jax import checkpoint
-from mr1jax.agents.rollout import answer_rollout, manager_rollout
+from mr1jax.agents.play import manager_rollout
+from mr1jax.agents.rollout import answer_rollout
 from mr1jax.config import AGENTS, PROJECTIONS, LoraConfig, LossConfig, MeshConfig, ModelConfig, replace
 from mr1jax.model import transformer
 from mr1jax.model.lora import BASE, agent_params, init_adapter, merge_adapter
 from mr1jax.model.sizes import count_lora, measure
 from mr1jax.model.transformer import init_params, logical_axes
 from mr1jax.sharding import make_mesh, state_sharding
-from mr1jax.step import compile_train_step, init_state, score_trajectory
+from mr1jax.step import compile_train_step, init_state
 from mr1jax.train import train
+from mr1jax.update import score_trajectory
 
 LORA = replace(CONFIG, lora=LoraConfig(rank=2, alpha=3.0), loss=LossConfig(kl_coef=0.5))
 HALF = replace(LORA, model=replace(LORA.model, dtype="bfloat16"), lora=replace(LORA.lora, base_dtype="bfloat16"))

@@ -1,4 +1,4 @@
-"""PPO and GRPO losses against hand arithmetic, gradients in closed form, junk under the mask, and double loops in numpy."""
+"""The loss of every algorithm against hand arithmetic, gradients in closed form, junk under the mask, and double loops in numpy."""
 
 import dataclasses
 import math
@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from mr1jax.config import LossConfig
-from mr1jax.rl import losses
-from mr1jax.rl.losses import LossBatch
+from mr1jax.rl import algorithms, losses
+from mr1jax.rl.losses import LossBatch, token_ratio
 
 GRPO = LossConfig(algorithm="grpo", kl_coef=0.1, entropy_coef=0.01)
 PPO = LossConfig(algorithm="ppo", kl_coef=0.1, entropy_coef=0.01)
+EVERY = [LossConfig(algorithm=name, kl_coef=0.1, entropy_coef=0.01) for name in algorithms.ALGORITHMS]
+BY_TOKEN = ("ppo", "dapo")  # whose mean counts tokens; that of the others counts responses
 SHAPE = (2, 2, 4)  # P, G, R
-policy_loss = jax.jit(losses.policy_loss, static_argnames="config")
-policy_gradient = jax.jit(jax.grad(losses.policy_loss, argnums=(0, 1, 2), has_aux=True), static_argnames="config")
+policy_loss = jax.jit(algorithms.policy_loss, static_argnames="config")
+policy_gradient = jax.jit(jax.grad(algorithms.policy_loss, argnums=(0, 1, 2), has_aux=True), static_argnames="config")
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +84,14 @@ def test_policy_gradient_is_that_of_the_papers(scores, batch, config):
         np.testing.assert_array_equal(np.asarray(gradient)[~np.asarray(batch.mask)], 0.0)
 
 
-@pytest.mark.parametrize("config", [GRPO, PPO], ids=["grpo", "ppo"])
+@pytest.mark.parametrize("config", EVERY, ids=lambda config: config.algorithm)
 def test_parts_make_up_the_whole(scores, batch, config):
     """Oracle: loss, gradients and metrics of the whole batch. One part has 6 tokens, the other 4, and a response of the second has none."""
     batch = batch.replace(mask=batch.mask.at[1, 0].set(False))
     whole, metrics = policy_gradient(*scores, batch, config)
     in_parts = jax.tree.map(lambda x: x[:, None], (*scores, batch))  # M parts of one prompt
-    weight_M = losses.part_weights(in_parts[3].mask, config)
-    expected = [5 / 8, 3 / 8] if config.algorithm == "ppo" else [2 / 3, 1 / 3]
+    weight_M = algorithms.part_weights(in_parts[3].mask, config)
+    expected = [5 / 8, 3 / 8] if config.algorithm in BY_TOKEN else [2 / 3, 1 / 3]
     np.testing.assert_allclose(weight_M, expected, rtol=1e-6)
     parts = [policy_gradient(*jax.tree.map(lambda x, m=m: x[m], in_parts), config) for m in range(2)]
     gradient = [
@@ -97,14 +99,14 @@ def test_parts_make_up_the_whole(scores, batch, config):
         for of_M in zip(*(g for g, _ in parts), strict=True)
     ]
     jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7), gradient, list(whole))
-    joined = losses.join_metrics(jax.tree.map(lambda *m: jnp.stack(m), *(m for _, m in parts)), in_parts[3].mask, config)
+    joined = algorithms.join_metrics(jax.tree.map(lambda *m: jnp.stack(m), *(m for _, m in parts)), in_parts[3].mask, config)
     assert joined.keys() == metrics.keys()
     jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7), joined, metrics)
     assert metrics["clip_fraction"] > 0
 
 
 @pytest.mark.parametrize("junk", [math.nan, math.inf, -math.inf, 1e30])
-@pytest.mark.parametrize("config", [GRPO, PPO], ids=["grpo", "ppo"])
+@pytest.mark.parametrize("config", EVERY, ids=lambda config: config.algorithm)
 def test_junk_under_the_mask_changes_nothing(scores, batch, config, junk):
     """Oracle: the same batch with zeros there. Value, metrics and gradients agree bit for bit, and no NaN arises on the way."""
 
@@ -128,24 +130,27 @@ def test_empty_mask_costs_nothing(scores, batch):
 
 
 def test_clip_on_each_side_of_the_ratio():
-    """Oracle: hand arithmetic beside each case, clip_eps = 0.2; where not clipped, d(rho A) / d log_prob = rho A."""
+    """Oracle: hand arithmetic beside each case, eps = 0.2 below and 0.3 above; where not clipped, d(rho A) / d log_prob = rho A."""
     ratio, advantage, loss, gradient = np.array(
         [
-            (1.5, 2.0, -2.4, 0.0),  # min(1.5 * 2, 1.2 * 2) = 2.4: clipped
+            (1.5, 2.0, -2.6, 0.0),  # min(1.5 * 2, 1.3 * 2) = 2.6: clipped
             (0.5, 2.0, -1.0, -1.0),  # min(0.5 * 2, 0.8 * 2) = 1: not clipped
-            (1.5, -2.0, 3.0, 3.0),  # min(1.5 * -2, 1.2 * -2) = -3: not clipped
+            (1.5, -2.0, 3.0, 3.0),  # min(1.5 * -2, 1.3 * -2) = -3: not clipped
             (0.5, -2.0, 1.6, 0.0),  # min(0.5 * -2, 0.8 * -2) = -1.6: clipped
-            (1.1, 2.0, -2.2, -2.2),  # inside
+            (1.25, 2.0, -2.5, -2.5),  # inside, where a clip of 0.2 on both sides would act
             (0.9, -2.0, 1.8, 1.8),  # inside
         ],
         np.float32,
     ).T
-    constants = (jnp.zeros(6), jnp.asarray(advantage), jnp.ones(6, bool))
+    advantage, mask, clip = jnp.asarray(advantage), jnp.ones(6, bool), {"clip_eps": 0.2, "clip_eps_high": 0.3}
 
     @jax.jit
     def evaluate(log_prob):
-        per_token, pullback = jax.vjp(lambda x: losses.clipped_surrogate_loss(x, *constants, clip_eps=0.2), log_prob)
-        return per_token, *pullback(jnp.ones(6)), losses.clip_fraction(log_prob, *constants, clip_eps=0.2)
+        def loss(log_prob):
+            return losses.clipped_surrogate_loss(token_ratio(log_prob, jnp.zeros(6), mask), advantage, mask, **clip)
+
+        per_token, pullback = jax.vjp(loss, log_prob)
+        return per_token, *pullback(jnp.ones(6)), losses.clip_fraction(jnp.exp(log_prob), advantage, mask, **clip)
 
     got_loss, got_gradient, fraction = evaluate(jnp.asarray(np.log(ratio)))
     np.testing.assert_allclose(got_loss, loss, rtol=1e-5)
@@ -213,12 +218,25 @@ def test_grpo_reads_no_values(scores, batch):
 def test_means_weigh_tokens_or_responses():
     """Oracle: hand arithmetic. Responses 6 and 0, 0, 3 of 1 and 3 tokens: (6 + 1) / 2 = 3.5 by response, 9 / 4 = 2.25 by token.
 
-    The third response has no token: it is not counted, rather than counted as 0.
+    Of a budget of 3 tokens each, (6 / 3 + 3 / 3) / 2 = 1.5. The third response has no token: it is not counted, rather than counted as 0.
     """
     x_PGR = jnp.array([[[6.0, 9.0, 9.0], [0.0, 0.0, 3.0], [9.0, 9.0, 9.0]]])
     mask_PGR = jnp.array([[[True, False, False], [True, True, True], [False, False, False]]])
     assert losses.response_mean(x_PGR, mask_PGR) == 3.5
     assert losses.token_mean(x_PGR, mask_PGR) == 2.25
+    assert losses.budget_mean(x_PGR, mask_PGR) == 1.5
+
+
+def test_ratios_by_hand():
+    """Oracle: hand arithmetic. Tokens 2 and 8 times as likely: 2 and 8 one by one, 2 * 8 = 16 together, sqrt(16) = 4 their geometric mean.
+
+    The second response has one token, a third as likely, for which all three agree; the third has none. Masked is 1.
+    """
+    log_prob = jnp.log(jnp.array([[2.0, 8.0, 9.0], [1 / 3, 9.0, 9.0], [9.0, 9.0, 9.0]])).at[:, 2].set(jnp.inf)
+    mask = jnp.array([[True, True, False], [True, False, False], [False, False, False]])
+    alone = [[1 / 3, 1, 1], [1, 1, 1]]
+    for ratio, first in ((token_ratio, [2, 8, 1]), (losses.response_ratio, [16, 16, 1]), (losses.geometric_ratio, [4, 4, 1])):
+        np.testing.assert_allclose(ratio(log_prob, jnp.zeros((3, 3)), mask), [first, *alone], rtol=1e-5)
 
 
 def test_ratio_gap_by_hand():

@@ -112,6 +112,17 @@ def test_examples_of_every_form():
         assert [tokenizer.pieces[token] for token in parsed.text.tokens[: parsed.text.length]] == text
 
 
+@pytest.mark.parametrize(("text", "answer"), [("**Answer:** a b", "a b"), ("a\n**Answer:** b", ""), ("**Answer:** a\n", ""), ("a", "")])
+def test_answers_without_quotes(text, answer):
+    """Oracle: written out by hand, a byte a token; what quotes is not legal where nothing is to be quoted."""
+    tokenizer = FakeTokenizer([])
+    tokens = [*(byte + 1 for byte in text.encode()), tokenizer.eos_id]
+    tokens_1R = jnp.asarray([tokens + [PAD] * (LENGTH - len(tokens))])
+    grammar = answer_grammar(tokenizer, distill=False)
+    parsed = jax.tree.map(lambda leaf: np.asarray(leaf[0]), parse_answers(grammar, tokens_1R, jnp.asarray([len(tokens)])))
+    assert text_of(tokenizer, parsed.tokens, int(parsed.length)) == answer
+
+
 @pytest.mark.parametrize(
     ("text", "answer"),
     [

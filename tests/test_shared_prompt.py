@@ -16,7 +16,8 @@ from mr1jax.config import LoraConfig, LossConfig, ModelConfig, replace
 from mr1jax.model import attention, transformer
 from mr1jax.model.lora import BASE, agent_params, init_adapter
 from mr1jax.rl import sampling
-from mr1jax.rl.losses import LossBatch, policy_loss
+from mr1jax.rl.algorithms import policy_loss
+from mr1jax.rl.losses import LossBatch
 from mr1jax.structs import PAD, Generation
 
 P, G, L, R = 2, 3, 11, 6

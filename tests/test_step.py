@@ -10,29 +10,21 @@ import pytest
 import tiny
 from tiny import CONFIG, LANGUAGE, TOKENIZER, unoptimised  # noqa: F401
 
-from mr1jax import step as step_module
+from mr1jax import update as update_module
 from mr1jax.agents.rollout import AnswerTask, answer, answer_rollout
 from mr1jax.config import GREEDY, Config, LossConfig, replace
 from mr1jax.model.transformer import logical_axes
 from mr1jax.rl.losses import LossBatch, ratio_gap
 from mr1jax.rl.sampling import Scores
 from mr1jax.sharding import make_mesh, state_sharding
-from mr1jax.step import (
-    compile_train_step,
-    draw_rollout,
-    init_state,
-    make_loss_batch,
-    read_once,
-    reads_once,
-    run_update_once,
-    run_updates,
-    score_trajectory,
-)
+from mr1jax.step import compile_train_step, draw_rollout, init_state, read_once, reads_once
 from mr1jax.structs import Generation, Trajectory
 from mr1jax.text.parsing import parse_answer
+from mr1jax.update import make_loss_batch, run_update_once, run_updates, score_trajectory
 
 P, G, R = CONFIG.prompts_per_step, CONFIG.group_size, CONFIG.answerer.response_length
 MANAGER = replace(CONFIG, agent="manager")
+BRANCH = replace(MANAGER, horizon=2)
 PPO = replace(CONFIG, loss=LossConfig(algorithm="ppo", kl_coef=0.5, epochs=2, num_minibatches=2))
 
 
@@ -147,6 +139,11 @@ def batches_of(config):
     if config.agent == "answerer":
         return [answer_tasks(), random_answer_tasks(1), random_answer_tasks(2)]
     first = manager_tasks()
+    if config.horizon:  # the facts of other tasks, of which the last two have no more
+        later = tiny.stack([tiny.at(first.fact, slice(None, None, -1)), first.fact])
+        later = jax.tree.map(lambda x: x.swapaxes(0, 1).copy(), later)
+        later.length[-2:, 1] = 0
+        first = first.replace(later=later)
     return [first, tiny.at(first, slice(None, None, -1)), first.replace(fact=tiny.at(first.fact, slice(None, None, -1)))]
 
 
@@ -164,7 +161,7 @@ def three_steps(config):
     return jax.device_get(state.params), records + more_records, state, [event for event in COMPILER_EVENTS if "/compile/" in event]
 
 
-EVERY = pytest.mark.parametrize("config", [CONFIG, MANAGER, PPO], ids=["answerer", "manager", "ppo"])
+EVERY = pytest.mark.parametrize("config", [CONFIG, MANAGER, BRANCH, PPO], ids=["answerer", "manager", "branch", "ppo"])
 
 
 # ------------------------------------------------------------------------------------------------------------------ what a step is
@@ -371,8 +368,8 @@ def test_each_epoch_uses_every_prompt_once(monkeypatch):
         numbers = {"prompt": log_prob[:, 0, 0], "advantage": jnp.max(part.advantage, axis=(1, 2)), "loss": jnp.float32(0)}
         return jnp.float32(0), numbers | {"clip_fraction": jnp.float32(0), "ratio_gap": jnp.float32(0)}
 
-    monkeypatch.setattr(step_module, "score_trajectory", written_down)
-    monkeypatch.setattr(step_module, "policy_loss", loss)
+    monkeypatch.setattr(update_module, "score_trajectory", written_down)
+    monkeypatch.setattr(update_module, "policy_loss", loss)
     state = program(PPO).start()
     run = jax.jit(lambda state, key: run_updates(state, trajectory, batch, key, LANGUAGE, PPO))
     _, seen = run(state, jax.random.key(0))

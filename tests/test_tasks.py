@@ -11,10 +11,11 @@ from tiny import CONFIG, DATES, LANGUAGE, TOKENIZER, unoptimised  # noqa: F401
 
 from mr1jax.agents.manager import NewFact
 from mr1jax.agents.tasks import answer_tasks, ask_at_end, fill_banks, manager_tasks, take
+from mr1jax.config import replace
 from mr1jax.data.episodes import EpisodeShape, encode_record, stack
 from mr1jax.data.memdial import world
 from mr1jax.data.records import ALWAYS, Fact, Question, Record
-from mr1jax.data.states import ManagerState, linked_questions, manager_states
+from mr1jax.data.states import ManagerState, first_facts, linked_questions, manager_states
 
 NUM_QUESTIONS = CONFIG.questions_per_state
 
@@ -121,6 +122,29 @@ def test_a_manager_task_is_its_state_in_text(conversations):
         assert dates_in(take(tasks.dates, index)) == list(dict.fromkeys(fact.date for fact in record.facts))
 
 
+def test_facts_before_and_after_a_state_are_its_tasks(conversations):
+    """Oracle: the records. Two turns before, three after; nothing is said before a conversation begins and after it ends."""
+    states = [ManagerState(0, (0, 1), 4, (0,)), ManagerState(1, (), 1, (2,)), ManagerState(0, (), 8, (0,))]
+    tasks = manager_tasks(states, conversations, LANGUAGE, replace(CONFIG, lead=2, horizon=3))
+    facts = [tasks.fact, *(take(tasks.later, (slice(None), turn)) for turn in range(5))]
+    said = [[text(fact.tokens[i], fact.length[i]) if fact.length[i] else None for fact in facts] for i in range(3)]
+    long, short = ([fact.text for fact in record.facts] for record in RECORDS)
+    assert said == [long[2:8], [None, short[0], short[1], short[2], None, None], [*long[6:9], None, None, None]]
+    turn = take(tasks.later, (0, 1))  # the fact that is compared
+    assert (text(turn.tokens, turn.length), int(turn.speaker), int(turn.time)) == as_memory(RECORDS[0], 4)
+    with pytest.raises(ValueError, match="Config.lead is 9, and no conversation has more than 9 facts; use at most 8"):
+        manager_tasks(states, conversations, LANGUAGE, replace(CONFIG, lead=9))
+
+
+def test_without_a_horizon_a_task_is_the_fact_alone(conversations):
+    """Oracle: a horizon past every end, whose later facts are dropped: all else is the same."""
+    states = [ManagerState(0, (4, 2, 0), 8, (1, 0)), ManagerState(1, (), 0, (1,))]
+    alone, far = (manager_tasks(states, conversations, LANGUAGE, replace(CONFIG, horizon=horizon)) for horizon in (0, 999))
+    assert alone.later is None
+    assert far.later.length.shape == (2, 8)
+    tiny.assert_equal(far.replace(later=None), alone)
+
+
 def test_a_filled_bank_knows_its_words(conversations):
     """Oracle: the bank made in plain Python from the same sentences, every column of it."""
     state = ManagerState(0, (0, 3, 1), 4, (0,))
@@ -180,6 +204,56 @@ def test_states_of_other_data_hold_the_last_facts():
     ]
     assert [(state.record, state.fact) for state in states(num_slots=9)] == [(0, 0), (0, 2), (0, 8), (1, 0), (1, 1), (1, 2)]
     assert all(state.rows == tuple(range(state.fact)) for state in states(num_slots=9))
+
+
+def test_questions_after_a_horizon():
+    """Oracle: by hand. One on each new fact, on the oldest memory, on the other; only what holds at the end and was not lost before."""
+    questions = [
+        asks("Mia", "a", (0,), 1),  # held, and oldest
+        asks("Mia", "b", (1,), 2),  # held
+        asks("Mia", "c", (2,), 3),  # the first new fact
+        asks("Mia", "d", (3,), 4),  # the second
+        asks("Mia", "e", (3, 2), 4),  # both
+        asks("Mia", "f", (2,), 3, 4),  # true before the second, and no longer
+        asks("Mia", "g", (4,), 5),  # later
+    ]
+    chosen = record("r", 6, [q if q.evidence != (3, 2) else asks("Mia", "e", (2, 3), 4) for q in questions])
+    for seed in range(5):
+        rng = random.Random(seed)
+        found = linked_questions(chosen, [0, 1], 2, 9, rng, horizon=1)
+        assert set(found) == {0, 1, 2, 3, 4}
+        assert found[0] in (2, 4)
+        assert any(3 in chosen.questions[i].evidence for i in found[:2])
+        assert found.index(0) <= 2
+        assert set(linked_questions(chosen, [1], 3, 9, rng, horizon=1)) == {1, 3, 6}
+        assert set(linked_questions(chosen, [], 0, 9, rng, horizon=99)) == {0, 1, 2, 3, 4, 6}  # the whole conversation, from nothing
+
+
+def test_states_with_a_horizon_or_a_lead():
+    """Oracle: by hand. A horizon leaves the turns that have room for it, and the first; a lead moves the bank back and nothing else."""
+    states = functools.partial(manager_states, RECORDS, num_questions=NUM_QUESTIONS, seed=0, num_slots=9)
+    assert [(state.record, state.fact) for state in states(horizon=6)] == [(0, 0), (0, 2), (1, 0)]
+    whole = states(horizon=99)
+    assert [(state.record, state.rows, state.fact) for state in whole] == [(0, (), 0), (1, (), 0)]
+    assert [set(state.questions) for state in whole] == [{0, 1}, {0, 2}]
+    plain, led = states(), states(lead=2)
+    assert [(state.fact, state.questions) for state in led] == [(state.fact, state.questions) for state in plain]
+    assert [state.rows for state in led] == [tuple(range(max(0, state.fact - 2))) for state in plain]
+
+
+def test_a_conversation_is_cut_after_its_first_facts():
+    """Oracle: by hand. Of the long one the question that rests on its last fact goes; one that is true for a while stays as it is."""
+    long, _ = RECORDS
+    assert first_facts(long, 0) is long
+    cut = first_facts(long, 4)
+    assert cut.facts == long.facts[:4]
+    assert cut.questions == (long.questions[0], long.questions[2])
+    assert first_facts(long, 2).questions == long.questions[:1]
+    assert first_facts(long, 99) == long
+    early = record(
+        "r", 5, [asks("Mia", "a", (0, 4), 1), asks("Mia", "b", (), 4), asks("Mia", "c", (), 3)]
+    )  # known early, or resting on nothing
+    assert first_facts(early, 3).questions == early.questions[2:]
 
 
 def test_states_of_memdial_are_banks_that_could_be():

@@ -11,7 +11,7 @@ import pytest
 import tiny
 from tiny import CONFIG, LANGUAGE, unoptimised  # noqa: F401
 
-from mr1jax import checkpoint, step
+from mr1jax import checkpoint, update
 from mr1jax.agents import answerer
 from mr1jax.agents.rollout import answer
 from mr1jax.config import GREEDY, OptimizerConfig, replace
@@ -133,7 +133,7 @@ def test_a_row_of_skipped_steps_ends_the_run_and_can_be_seen_again(params, tasks
     marked = replace(tasks, question=replace(tasks.question, answer_length=tasks.question.answer_length.copy()))
     marked.question.answer_length[spoilt] = 0
     whole = answerer.reward
-    monkeypatch.setattr(answerer, "reward", lambda t, n, q, language: jnp.where(q.answer_length == 0, jnp.nan, whole(t, n, q, language)))
+    monkeypatch.setattr(answerer, "reward", lambda t, n, q, *a, **k: jnp.where(q.answer_length == 0, jnp.nan, whole(t, n, q, *a, **k)))
     sentence = r"no update was done in 1 steps in a row, from step 2 on: \w+ is nan; it is saved as it was before in .*; lower optimizer"
     seen = []
     for _ in range(2):
@@ -151,7 +151,7 @@ def test_what_is_saved_before_skipped_steps_is_the_run_as_it_was(params, tasks, 
     train(replace(CONFIG, steps=1), params, tasks, LANGUAGE, tmp_path / "calm")
     whole = _Run.advance
     monkeypatch.setattr(_Run, "advance", lambda self: whole(self) | {"skipped": float(self.place.step >= 1)})
-    monkeypatch.setattr(step, "is_sound", lambda guard, loss, norm, sigmas: jnp.isfinite(loss))
+    monkeypatch.setattr(update, "is_sound", lambda guard, loss, norm, sigmas: jnp.isfinite(loss))
     with pytest.raises(FloatingPointError, match=r"in 3 steps in a row, from step 2 on: loss .* is a spike of over 0.0 deviations"):
         train(replace(CONFIG, steps=9), params, tasks, LANGUAGE, tmp_path / "broken")
     like = init_state(CONFIG, params, jax.random.key(0))

@@ -9,13 +9,13 @@ from flax import struct
 
 from mr1jax.agents.manager import text_terms
 from mr1jax.agents.prompts import Dates, Language, pack_prompt
-from mr1jax.config import AgentConfig
+from mr1jax.config import AgentConfig, RewardKind
 from mr1jax.memory.retrieval import in_order_written, relevance, retrieve, retrieve_per_speaker
 from mr1jax.structs import Array, MemoryBank, Retrieval
 from mr1jax.text.detokenize import token_bytes
 from mr1jax.text.packing import Segment
 from mr1jax.text.parsing import parse_answer
-from mr1jax.text.scoring import exact_match, normalize
+from mr1jax.text.scoring import exact_match, normalize, token_f1, token_recall
 
 
 @struct.dataclass
@@ -64,14 +64,19 @@ def answer_bytes(response_R: Array, length: Array, language: Language, capacity:
     return token_bytes(language.table, answer.tokens, answer.length, capacity)
 
 
-def reward(response_R: Array, length: Array, question: AskedQuestion, language: Language) -> Array:
-    """Pays 1 where the answer equals the gold one after normalisation, else 0: the paper's exact match, of the response alone.
+def reward(response_R: Array, length: Array, question: AskedQuestion, language: Language, kind: RewardKind = "em") -> Array:
+    """Pays for an answer, of the response alone: float32[] from 0 to 1.
 
-    Room for twice the gold's bytes and more: an answer that overflows it is longer than the gold in any case. An answer without a word
-    earns nothing, whatever the gold: else a gold of which normalisation leaves nothing would pay for silence.
+    em: 1 where it equals the gold answer after normalisation, else 0, as in Memory-R1 (arXiv 2508.19828, equation 4). f1: the F1 of its
+    words. judge_like: 1 where it has all words of the gold answer, whatever else it says, as a generous judge takes it; the paper's
+    second reward is such a judge (its section 4.5), and found to teach verbosity.
+
+    Room for twice the gold's bytes and more: an answer that overflows it earns nothing. Nor does an answer without a word, whatever the
+    gold: else a gold of which normalisation leaves nothing would pay for silence.
     """
     capacity = 2 * question.answer.shape[0]
     written, num_bytes = answer_bytes(response_R, length, language, capacity)
     answer = written, jnp.minimum(num_bytes, capacity)
-    equal = exact_match(answer, (question.answer, question.answer_length))
-    return jnp.where((num_bytes <= capacity) & (normalize(answer)[1] > 0), equal, 0.0)
+    score = {"em": exact_match, "f1": token_f1, "judge_like": token_recall}[kind](answer, (question.answer, question.answer_length))
+    earned = jnp.floor(score) if kind == "judge_like" else score
+    return jnp.where((num_bytes <= capacity) & (normalize(answer)[1] > 0), earned, 0.0)

@@ -40,11 +40,11 @@ DELETE 2
 NOOP
 
 """
-ANSWERER_INSTRUCTIONS = """You are shown a question, and then memories of a conversation, each with a number, the oldest first. First copy \
-the memories that you rely on, each with its number on a line of its own. Then write **Answer:** and as few words as answer the question, \
-or "not mentioned".
-
-"""
+_SHOWN = "You are shown a question, and then memories of a conversation, each with a number, the oldest first."
+_COPY = "First copy the memories that you rely on, each with its number on a line of its own. Then write"
+_CONCLUDE = '**Answer:** and as few words as answer the question, or "not mentioned".\n\n'
+ANSWERER_INSTRUCTIONS = f"{_SHOWN} {_COPY} {_CONCLUDE}"
+UNDISTILLED_INSTRUCTIONS = f"{_SHOWN} Write {_CONCLUDE}"
 
 
 @struct.dataclass
@@ -84,15 +84,14 @@ class Dates:
     length: Array
 
 
-def make_language(tokenizer: Tokenizer, num_numbered: int, frame: ChatFrame | None = None) -> Language:
+def make_language(tokenizer: Tokenizer, num_numbered: int, frame: ChatFrame | None = None, *, distill: bool = True) -> Language:
     """Builds tables, grammars and phrases for a tokenizer on the host; an agent sees at most `num_numbered` memories.
 
     frame: of a model that was trained to follow instructions: it is told what to do, in its own chat template. Without one, as for
     `tiny`, a prompt is what is asked and the bare memories: the agent was trained on nothing else.
+    distill: whether the Answer Agent quotes memories before it answers.
     """
     line_break = tokenizer.encode_exactly("\n")
-    numbers = [tokenizer.encode(number_mark(k)) for k in range(1, num_numbered + 1)]
-    width = max(map(len, numbers))
 
     def opening(instructions: str, asked: str) -> Segment:
         told = [*frame.before, *tokenizer.encode_exactly(instructions)] if frame else []
@@ -100,17 +99,25 @@ def make_language(tokenizer: Tokenizer, num_numbered: int, frame: ChatFrame | No
 
     phrases = Phrases(
         manager=opening(MANAGER_INSTRUCTIONS, "Fact:"),
-        answerer=opening(ANSWERER_INSTRUCTIONS, "Question:"),
+        answerer=opening(ANSWERER_INSTRUCTIONS if distill else UNDISTILLED_INSTRUCTIONS, "Question:"),
         memories=constant([*tokenizer.encode_exactly("Memories:"), *line_break]),
         closing=constant(frame.after if frame else []),
         date_mark=constant(tokenizer.encode(DATE_MARK)),
         line_break=constant(line_break),
-        numbers=Segment(
-            tokens=jnp.asarray([row + [0] * (width - len(row)) for row in numbers], jnp.int32),
-            length=jnp.asarray([len(row) for row in numbers], jnp.int32),
-        ),
+        numbers=number_marks(tokenizer, num_numbered),
     )
-    return Language(byte_table(tokenizer), manager_grammar(tokenizer), answer_grammar(tokenizer), phrases, tokenizer.eos_id)
+    table, grammar = byte_table(tokenizer), answer_grammar(tokenizer, distill)
+    return Language(table, manager_grammar(tokenizer), grammar, phrases, tokenizer.eos_id)
+
+
+def number_marks(tokenizer: Tokenizer, count: int) -> Segment:
+    """Encodes "[1]" to "[count]", a `Segment` with a leading axis."""
+    numbers = [tokenizer.encode(number_mark(k)) for k in range(1, count + 1)]
+    width = max(map(len, numbers))
+    return Segment(
+        tokens=jnp.asarray([row + [0] * (width - len(row)) for row in numbers], jnp.int32),
+        length=jnp.asarray([len(row) for row in numbers], jnp.int32),
+    )
 
 
 def dated_line(text: Segment, time: Array, dates: Dates, phrases: Phrases) -> list[Segment]:

@@ -1,8 +1,8 @@
 """Episodes of both agents as pure functions of (params, tasks, key): prompts, responses, what they do, and the reward of each.
 
 A task is the state of one prompt. The G members of a group start from one and the same bank: the Answer Agent's responses leave it as it
-is, the Manager's each turn a copy of it into another bank, which the frozen Answer Agent is then asked about. `replay` is a whole
-conversation: every fact through the Manager, from an empty bank.
+is, the Manager's each turn a copy of it into another bank, which the frozen Answer Agent is then asked about. What the Manager does over
+several turns is in `play`.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from mr1jax.agents.answerer import AnswerView, AskedQuestion
 from mr1jax.agents.manager import ManagerView, NewFact
 from mr1jax.agents.prompts import Dates, Language
 from mr1jax.config import GREEDY, AgentConfig, Config, SamplingConfig, replace
-from mr1jax.memory.bank import apply_operations, fill, init_bank
+from mr1jax.memory.bank import apply_operations
 from mr1jax.model.lora import agent_params
 from mr1jax.model.transformer import Cache, prefill
 from mr1jax.rl.masked import masked_mean
 from mr1jax.rl.sampling import generate
 from mr1jax.sharding import constrain_batch
-from mr1jax.structs import PAD, Array, Conversation, Generation, MemoryBank, OperationKind, OperationStatus, PyTree, Trajectory
+from mr1jax.structs import PAD, Array, Generation, MemoryBank, OperationKind, OperationStatus, PyTree, Trajectory
 from mr1jax.text.grammar import Grammar
 
 Params = dict[str, PyTree]  # {"manager": tree, "answerer": tree}, or with LoRA {"base": tree} and an adapter of each
@@ -41,13 +41,18 @@ class AnswerTask:
 
 @struct.dataclass
 class ManagerTask:
-    """A fact that arrives at a bank, and Q questions that can be asked after it. asked: bool[Q], False where there is no question."""
+    """A fact that arrives at a bank, and Q questions that can be asked after it. asked: bool[Q], False where there is no question.
+
+    later: the facts that come after it, before anything is asked, a leading axis of turns; None where there are none. A fact of length 0 is
+    not said.
+    """
 
     bank: MemoryBank
     fact: NewFact
     questions: AskedQuestion
     asked: Array
     dates: Dates
+    later: NewFact | None = None
 
 
 @struct.dataclass
@@ -116,7 +121,9 @@ def answer(
     reading = reading or read(params, tasks, language, config)
     view, cache = reading.view, reading.cache
     generation = respond(params, cache, key, language.answerer, language, config.answerer, config, group_size=group_size, sampling=sampling)
-    of_group = jax.vmap(lambda tokens_R, length, question: answerer.reward(tokens_R, length, question, language), (0, 0, None))
+    of_group = jax.vmap(
+        lambda tokens_R, length, question: answerer.reward(tokens_R, length, question, language, config.reward), (0, 0, None)
+    )
     with jax.named_scope("reward"):
         reward_PG = jax.vmap(of_group)(generation.tokens, generation.length, tasks.question)
     metrics = {"reward": jnp.mean(reward_PG), "response_tokens": jnp.mean(generation.length, dtype=jnp.float32)}
@@ -136,6 +143,7 @@ def manage(
 ) -> tuple[Trajectory, MemoryBank, Metrics]:
     """Lets the Manager treat P facts G times each, every time from the same bank. reading: as in `answer`.
 
+    Where a fact was not said nothing is decided: the bank is what it was, the response of no length, and it counts as no kind.
     Returns the trajectory, with no reward yet; the P x G banks that result; and what each decision did, float32[P, G] a kind.
     """
     num_terms, when_full = config.bank.num_terms, config.bank.when_full
@@ -150,8 +158,13 @@ def manage(
 
     of_group = jax.vmap(branch, in_axes=(None, None, None, 0, 0))
     bank_PG, kind_PG2, status_PG2 = jax.vmap(of_group)(tasks.bank, view, tasks.fact, generation.tokens, generation.length)
+    said_P1 = tasks.fact.length[:, None] > 0
+    before_P1 = jax.tree.map(lambda x: x[:, None], tasks.bank)
+    bank_PG = jax.tree.map(lambda new, old: jnp.where(said_P1.reshape(-1, *[1] * (new.ndim - 1)), new, old), bank_PG, before_P1)
+    counts_PG = {name: jnp.where(said_P1, count, 0.0) for name, count in count_operations(kind_PG2, status_PG2).items()}
+    generation = replace(generation, length=jnp.where(said_P1, generation.length, 0))
     trajectory = Trajectory(prompt=view.prompt, prompt_length=view.length, generation=generation, reward=jnp.zeros(generation.length.shape))
-    return trajectory, bank_PG, count_operations(kind_PG2, status_PG2)
+    return trajectory, bank_PG, counts_PG
 
 
 def count_operations(kind: Array, status: Array) -> Metrics:
@@ -177,43 +190,6 @@ def answer_rollout(
     return answer(own, tasks, key, language, config, group_size=config.group_size, sampling=config.sampling, reading=reading)
 
 
-def manager_rollout(
-    params: Params, tasks: ManagerTask, key: Array, language: Language, config: Config, reading: Reading | None = None
-) -> tuple[Trajectory, Metrics]:
-    """One training rollout of the Manager: P facts, G operations each from the same bank.
-
-    The reward of an operation is the share of the task's questions that the frozen Answer Agent, reading greedily the bank the operation
-    left, gets exactly right (eq. 4 of the paper, averaged over the questions linked to the state).
-    """
-    manager_key, answer_key = jax.random.split(key)
-    own = agent_params(params, "manager", config.lora)
-    trajectory, bank_PG, counts_PG = manage(
-        own, tasks, manager_key, language, config, group_size=config.group_size, sampling=config.sampling, reading=reading
-    )
-    with jax.named_scope("reward"):
-        reward_PG, share_read = ask(agent_params(params, "answerer", config.lora), bank_PG, tasks, answer_key, language, config)
-    # A share for the log, whatever the batch: how often each kind is chosen.
-    shares = {f"share_{name}": jnp.mean(count_PG) for name, count_PG in counts_PG.items()}
-    shares |= {
-        "reward": jnp.mean(reward_PG),
-        "response_tokens": jnp.mean(trajectory.generation.length, dtype=jnp.float32),
-        "bank_fill": jnp.mean(jax.vmap(jax.vmap(fill))(bank_PG)),
-        "prompts_read": share_read,
-    }
-    return replace(trajectory, reward=reward_PG), shares
-
-
-def greedy_reward(params: Params, tasks: AnswerTask | ManagerTask, key: Array, language: Language, config: Config) -> Array:
-    """Rewards what the trained agent does with P tasks when it takes the likeliest token each time: float32[P]. The key draws nothing."""
-    own = agent_params(params, config.agent, config.lora)
-    if isinstance(tasks, AnswerTask):
-        trajectory, _ = answer(own, tasks, key, language, config, group_size=1, sampling=GREEDY)
-        return trajectory.reward[:, 0]
-    _, bank_P1, _ = manage(own, tasks, key, language, config, group_size=1, sampling=GREEDY)
-    reward_P1, _ = ask(agent_params(params, "answerer", config.lora), bank_P1, tasks, key, language, config)
-    return reward_P1[:, 0]
-
-
 def ask(params: PyTree, bank_PG: MemoryBank, tasks: ManagerTask, key: Array, language: Language, config: Config) -> tuple[Array, Array]:
     """Asks each of P x G banks the Q questions of its task, every different prompt once.
 
@@ -236,7 +212,9 @@ def ask(params: PyTree, bank_PG: MemoryBank, tasks: ManagerTask, key: Array, lan
         prompt_BL, length_B, question_B = rows
         cache = _prefill(params, prompt_BL, length_B, config)
         generation = respond(params, cache, key, language.answerer, language, config.answerer, config, group_size=1, sampling=GREEDY)
-        return jax.vmap(partial(answerer.reward, language=language))(generation.tokens[:, 0], generation.length[:, 0], question_B)
+        return jax.vmap(partial(answerer.reward, language=language, kind=config.reward))(
+            generation.tokens[:, 0], generation.length[:, 0], question_B
+        )
 
     question_PQG = jax.tree.map(lambda x: jnp.broadcast_to(x[:, :, None], (P, Q, G, *x.shape[2:])), tasks.questions)
     reward_PQG = _map_where(is_read_PQG, grade, (view.prompt, view.length, question_PQG))
@@ -271,31 +249,3 @@ def _map_where(needed_PQG: Array, function: Callable[[PyTree], Array], rows: PyT
 
     result, _ = jax.lax.scan(turn, jnp.zeros(P * Q * G), (jnp.arange(G), order_GB))
     return jnp.where(needed_PQG, result.reshape(P, Q, G), 0.0)
-
-
-def replay(
-    params: PyTree, conversations: Conversation, key: Array, language: Language, config: Config, *, sampling: SamplingConfig = GREEDY
-) -> tuple[MemoryBank, Metrics]:
-    """Plays every fact of C conversations through the Manager, in order, from an empty bank: `lax.scan` over facts, batched over C.
-
-    Returns the banks at the end, leading axis C, and float32 counts of operations over all facts.
-    """
-    num_conversations, num_facts = conversations.fact_length.shape
-    empty = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (num_conversations, *x.shape)), init_bank(config.bank))
-    dates = Dates(conversations.date_tokens, conversations.date_length)
-
-    def turn(bank_C, t):
-        fact = NewFact(
-            tokens=conversations.fact_tokens[:, t],
-            length=conversations.fact_length[:, t],
-            speaker=conversations.fact_speaker[:, t],
-            time=conversations.fact_time[:, t],
-        )
-        tasks = ManagerTask(bank=bank_C, fact=fact, questions=None, asked=None, dates=dates)
-        _, after_C1, counts_C1 = manage(params, tasks, jax.random.fold_in(key, t), language, config, group_size=1, sampling=sampling)
-        said = fact.length > 0
-        bank_C = jax.tree.map(lambda new, old: jnp.where(said.reshape(-1, *[1] * (old.ndim - 1)), new[:, 0], old), after_C1, bank_C)
-        return bank_C, {name: jnp.sum(jnp.where(said, count_C1[:, 0], 0.0)) for name, count_C1 in counts_C1.items()}
-
-    bank_C, counts_T = jax.lax.scan(turn, empty, jnp.arange(num_facts))
-    return bank_C, jax.tree.map(jnp.sum, counts_T)

@@ -12,7 +12,7 @@ from mr1jax.agents.answerer import AskedQuestion
 from mr1jax.agents.manager import NewFact, text_terms
 from mr1jax.agents.prompts import Dates, Language
 from mr1jax.agents.rollout import AnswerTask, ManagerTask
-from mr1jax.config import BankConfig, Config
+from mr1jax.config import BankConfig, Config, require
 from mr1jax.data.states import ManagerState
 from mr1jax.memory.bank import fill_bank
 from mr1jax.structs import Conversation, MemoryBank, PyTree
@@ -40,31 +40,35 @@ def answer_tasks(banks: MemoryBank, conversations: Conversation, asked: Sequence
 
 
 def manager_tasks(states: Sequence[ManagerState], conversations: Conversation, language: Language, config: Config) -> ManagerTask:
-    """Lays out states with their banks filled; a state with fewer than `config.questions_per_state` questions is padded and masked."""
-    S, Q = config.bank.num_slots, config.questions_per_state
+    """Lays out states with their banks filled; a state with fewer than `config.questions_per_state` questions is padded and masked.
+
+    Facts are those from `config.lead` turns before the state's to `config.horizon` after it, of length 0 where the conversation has none.
+    Raises ValueError where a lead is longer than any conversation.
+    """
+    T = conversations.fact_length.shape[1]
+    require(config.lead < T, f"Config.lead is {config.lead}, and no conversation has more than {T} facts; use at most {T - 1}")
     of = np.asarray([state.record for state in states])
     turn = np.asarray([state.fact for state in states])
-    rows_nS, in_bank_nS = _padded([state.rows for state in states], S)
-    question_nQ, asked_nQ = _padded([state.questions for state in states], Q)
-    fact = NewFact(
-        conversations.fact_tokens[of, turn],
-        conversations.fact_length[of, turn],
-        conversations.fact_speaker[of, turn],
-        conversations.fact_time[of, turn],
-    )
-    rows = NewFact(
-        conversations.fact_tokens[of[:, None], rows_nS],
-        np.where(in_bank_nS, conversations.fact_length[of[:, None], rows_nS], 0),
-        conversations.fact_speaker[of[:, None], rows_nS],
-        conversations.fact_time[of[:, None], rows_nS],
-    )
+    question_nQ, asked_nQ = _padded([state.questions for state in states], config.questions_per_state)
+    turn_nT = turn[:, None] + np.arange(-config.lead, min(config.horizon, T - 1) + 1)
+    facts = _facts(conversations, of, np.clip(turn_nT, 0, T - 1), (turn_nT >= 0) & (turn_nT < T))
     return ManagerTask(
-        bank=fill_banks(rows, language.table, config.bank),
-        fact=fact,
+        bank=banks_of_facts([state.rows for state in states], of, conversations, language, config.bank),
+        fact=take(facts, (slice(None), 0)),
         questions=_questions(conversations, of[:, None], question_nQ),
         asked=asked_nQ,
         dates=Dates(conversations.date_tokens[of], conversations.date_length[of]),
+        later=take(facts, (slice(None), slice(1, None))) if turn_nT.shape[1] > 1 else None,
     )
+
+
+def banks_of_facts(
+    rows: Sequence[Sequence[int]], of: np.ndarray, conversations: Conversation, language: Language, config: BankConfig
+) -> MemoryBank:
+    """Fills n banks. Entry k of `rows` lists facts of conversation of[k], in the order they are written: as many as there are slots, or
+    fewer. Slot i of a bank then holds the i-th of them, as it was said."""
+    rows_nS, in_bank_nS = _padded(rows, config.num_slots)
+    return fill_banks(_facts(conversations, of, rows_nS, in_bank_nS), language.table, config)
 
 
 def fill_banks(rows: NewFact, table: ByteTable, config: BankConfig) -> MemoryBank:
@@ -76,7 +80,7 @@ def fill_banks(rows: NewFact, table: ByteTable, config: BankConfig) -> MemoryBan
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *banks)
 
 
-def take(tasks: PyTree, index: int | slice | np.ndarray) -> PyTree:
+def take(tasks: PyTree, index: int | slice | np.ndarray | tuple[slice, int | slice]) -> PyTree:
     """Reads one task of many, or several of them."""
     return jax.tree.map(lambda x: x[index], tasks)
 
@@ -88,6 +92,17 @@ def fill_one(rows: NewFact, table: ByteTable, config: BankConfig) -> MemoryBank:
 
 
 _fill_chunk = jax.jit(jax.vmap(fill_one, in_axes=(0, None, None)), static_argnums=2)
+
+
+def _facts(conversations: Conversation, of: np.ndarray, which_nT: np.ndarray, real_nT: np.ndarray) -> NewFact:
+    """Reads facts of the conversations `of`, [n, T] of them, of length 0 where they are not real."""
+    of_n1 = of[:, None]
+    return NewFact(
+        conversations.fact_tokens[of_n1, which_nT],
+        np.where(real_nT, conversations.fact_length[of_n1, which_nT], 0),
+        conversations.fact_speaker[of_n1, which_nT],
+        conversations.fact_time[of_n1, which_nT],
+    )
 
 
 def _questions(conversations: Conversation, of: np.ndarray, which: np.ndarray) -> AskedQuestion:

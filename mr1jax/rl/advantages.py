@@ -1,7 +1,8 @@
 """How much better than expected a response, or a token of it, was. Everything here is a constant of the loss: no gradient flows through it.
 
-A reward is paid once, for a whole response. GRPO compares it with the other responses to the same prompt (`group_advantage`); PPO puts it
-on the last token (`token_reward`) and lets a value function spread it over the tokens before (`gae`), then scales (`whiten`).
+A reward is paid once, for a whole response. GRPO and its kin compare it with the other responses to the same prompt (`group_advantage`,
+`centred_advantage`, `leave_one_out_advantage`); PPO puts it on the last token (`token_reward`) and lets a value function spread it over
+the tokens before (`gae`), then scales (`whiten`).
 """
 
 import chex
@@ -26,15 +27,49 @@ def group_advantage(reward_PG: Array, eps: float = 1e-6) -> Array:
     centred_PG = reward_PG - jnp.mean(reward_PG, axis=1, keepdims=True)
     std_P1 = jnp.std(reward_PG, axis=1, keepdims=True, ddof=1)
     # The mean of equal numbers need not equal them in float32, and std is then as small as that error: 0 must be said, not computed.
-    return jnp.where(_is_dead(reward_PG)[:, None], 0.0, centred_PG / (std_P1 + eps))
+    return jnp.where(is_dead(reward_PG)[:, None], 0.0, centred_PG / (std_P1 + eps))
+
+
+def centred_advantage(reward_PG: Array) -> Array:
+    """Compares each response with the mean of its group and leaves the scale of rewards as it is: Dr. GRPO's advantage.
+
+        A_i = r_i - mean(r)
+
+    Source: arXiv:2503.20783, section 3.2. Division by the deviation would weigh a question more the more nearly all answers to it are
+    right, or wrong. A group of equal rewards gets exactly 0.
+
+    reward_PG: float32[P, G] with G > 1. Returns float32[P, G].
+    """
+    chex.assert_rank(reward_PG, 2)
+    return jnp.where(is_dead(reward_PG)[:, None], 0.0, reward_PG - jnp.mean(reward_PG, axis=1, keepdims=True))
+
+
+def leave_one_out_advantage(reward_PG: Array) -> Array:
+    """Compares each response with the mean of the others in its group: RLOO's advantage.
+
+        A_i = r_i - 1/(G-1) sum_{j != i} r_j = G/(G-1) (r_i - mean(r))
+
+    Source: arXiv:2402.14740, section 2.3. What a response is compared with does not depend on it, so the policy gradient is unbiased.
+    A group of equal rewards gets exactly 0.
+
+    reward_PG: float32[P, G] with G > 1. Returns float32[P, G].
+    """
+    G = reward_PG.shape[1]
+    return G / (G - 1) * centred_advantage(reward_PG)
 
 
 def dead_group_share(reward_PG: Array) -> Array:
-    """Measures the share of groups whose rewards are all equal, which teach GRPO nothing. reward_PG: [P, G]. Returns float32[]."""
-    return jnp.mean(_is_dead(reward_PG), dtype=jnp.float32)
+    """Measures the share of groups whose rewards are all equal, whose advantages are all 0. reward_PG: [P, G]. Returns float32[]."""
+    return jnp.mean(is_dead(reward_PG), dtype=jnp.float32)
 
 
-def _is_dead(reward_PG: Array) -> Array:
+def group_spread(reward_PG: Array) -> Array:
+    """Measures how far apart the rewards of a group are: their deviation (division by G), averaged over groups. Returns float32[]."""
+    return jnp.mean(jnp.std(reward_PG, axis=1))
+
+
+def is_dead(reward_PG: Array) -> Array:
+    """Tells which groups have rewards that are all equal. reward_PG: [P, G]. Returns bool[P]."""
     return jnp.all(reward_PG == reward_PG[:, :1], axis=1)
 
 

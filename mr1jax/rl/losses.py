@@ -1,15 +1,15 @@
-"""The losses of PPO and GRPO over the tokens of responses; nothing about prompts, memories or models.
+"""The equations of a policy's loss over the tokens of responses; nothing about prompts, memories or models.
 
-A `*_loss` function and `kl_k3` give one number a token, 0 where masked; `response_mean` (GRPO) or `token_mean` (PPO) makes a scalar of
-them. All log-probabilities are natural logarithms under the distribution that was sampled from. The batch is constant: gradients flow
-through `log_prob`, `entropy` and `value`, the outputs of the model that trains.
+A ratio compares the policy that trains with the one that sampled: token by token, or one ratio for a whole response, which all its
+tokens then share. A `*_loss` function and `kl_k3` give one number a token, 0 where masked; a `*_mean` makes a scalar of them. Which of
+them make up which algorithm is said in `algorithms`. All log-probabilities are natural logarithms under the distribution that was
+sampled from. The batch is constant: gradients flow through the log-probability, entropy and value of the model that trains.
 """
 
 import jax.numpy as jnp
 from flax import struct
 
-from mr1jax.config import LossConfig
-from mr1jax.rl.masked import masked_mean, zero_masked
+from mr1jax.rl.masked import masked_mean, masked_sum, zero_masked
 from mr1jax.structs import Array
 
 
@@ -19,9 +19,9 @@ class LossBatch:
 
     old_log_prob: float32[P, G, R]   of the policy that sampled
     advantage:    float32[P, G, R]
-    mask:         bool[P, G, R]      True on the tokens of a response, its end token included
-    old_value:    float32[P, G, R]   of the value head that sampled; unread under GRPO
-    target:       float32[P, G, R]   what the value head should say; unread under GRPO
+    mask:         bool[P, G, R]      True on the tokens to learn from: those of a response, its end token included
+    old_value:    float32[P, G, R]   of the value head that sampled; read under PPO only
+    target:       float32[P, G, R]   what the value head should say; read under PPO only
     ref_log_prob: float32[P, G, R]   of the reference policy; None: no KL term, and no reference pass was made
     """
 
@@ -31,66 +31,6 @@ class LossBatch:
     old_value: Array
     target: Array
     ref_log_prob: Array | None = None
-
-
-def policy_loss(
-    log_prob_PGR: Array, entropy_PGR: Array, value_PGR: Array, batch: LossBatch, config: LossConfig
-) -> tuple[Array, dict[str, Array]]:
-    """Computes the loss of GRPO or PPO, by `config.algorithm`, and its metrics.
-
-        loss = surrogate + kl_coef * KL - entropy_coef * H + value_coef * value_loss      (the last under PPO only)
-
-    Source: arXiv:2402.03300, equation 3 (negated); arXiv:1707.06347, equation 9 (negated).
-
-    log_prob_PGR, entropy_PGR: float32[P, G, R] of the model that trains, entropy of the distribution that the token was drawn from;
-    value_PGR: float32[P, G, R], unread under GRPO. Returns (float32[], dict of float32[]).
-    """
-    mean = token_mean if config.algorithm == "ppo" else response_mean
-    mask = batch.mask
-    surrogate = clipped_surrogate_loss(log_prob_PGR, batch.old_log_prob, batch.advantage, mask, clip_eps=config.clip_eps)
-    metrics = {
-        "surrogate": mean(surrogate, mask),
-        "entropy": mean(entropy_PGR, mask),
-        "clip_fraction": clip_fraction(log_prob_PGR, batch.old_log_prob, batch.advantage, mask, clip_eps=config.clip_eps),
-        "ratio_gap": ratio_gap(log_prob_PGR, batch.old_log_prob, mask),
-    }
-    loss = metrics["surrogate"]
-    if config.entropy_coef > 0:  # not a product with 0, which would still run the backward pass of the entropy
-        loss -= config.entropy_coef * metrics["entropy"]
-    if batch.ref_log_prob is not None:
-        metrics["kl"] = mean(kl_k3(log_prob_PGR, batch.ref_log_prob, mask), mask)
-        loss += config.kl_coef * metrics["kl"]
-    if config.algorithm == "ppo":
-        value_loss = clipped_value_loss(value_PGR, batch.old_value, batch.target, mask, value_clip_eps=config.value_clip_eps)
-        metrics["value_loss"] = mean(value_loss, mask)
-        loss += config.value_coef * metrics["value_loss"]
-    return loss, metrics | {"loss": loss}
-
-
-def part_weights(mask_MPGR: Array, config: LossConfig) -> Array:
-    """Weighs M parts of a batch so that the loss of the batch is the weighted sum of theirs.
-
-        w_m = n_m / sum_k n_k,   n_m the number of tokens (PPO) or of responses that have tokens (GRPO) in part m
-
-    mask_MPGR: bool[M, P, G, R]. Returns float32[M].
-    """
-    return _share(mask_MPGR if config.algorithm == "ppo" else jnp.any(mask_MPGR, axis=-1))
-
-
-def join_metrics(metrics: dict[str, Array], mask_MPGR: Array, config: LossConfig) -> dict[str, Array]:
-    """Makes the metrics that `policy_loss` would give of a whole batch from those of its M parts, a leading axis of each."""
-    weight_M = part_weights(mask_MPGR, config)
-    joined = {name: jnp.tensordot(weight_M, value, axes=1) for name, value in metrics.items()}
-    return joined | {
-        "clip_fraction": jnp.dot(_share(mask_MPGR), metrics["clip_fraction"]),
-        "ratio_gap": jnp.max(metrics["ratio_gap"]),
-    }
-
-
-def _share(counted: Array) -> Array:
-    """Gives the share that each row along the leading axis has in what is counted, bool[M, ...]; 0 where nothing is."""
-    count_M = jnp.sum(counted, axis=tuple(range(1, counted.ndim)), dtype=jnp.float32)
-    return count_M / jnp.maximum(jnp.sum(count_M), 1.0)
 
 
 def response_mean(x_PGR: Array, mask_PGR: Array) -> Array:
@@ -109,18 +49,65 @@ def token_mean(x_PGR: Array, mask_PGR: Array) -> Array:
     return masked_mean(x_PGR, mask_PGR)
 
 
-def clipped_surrogate_loss(log_prob: Array, old_log_prob: Array, advantage: Array, mask: Array, *, clip_eps: float) -> Array:
-    """Rewards a higher probability of tokens with positive advantage, but no further than a factor 1 + clip_eps (1 - clip_eps downwards).
+def budget_mean(x_PGR: Array, mask_PGR: Array) -> Array:
+    """Sums over the tokens of each response, divides by the R tokens that one may have, and averages over the responses that have tokens.
 
-        L_t = -min(rho_t A_t, clip(rho_t, 1 - eps, 1 + eps) A_t),   rho_t = exp(log_prob_t - old_log_prob_t)
+        1/G sum_i 1/R sum_t x_{i,t}
 
-    Source: arXiv:1707.06347, equation 7 (negated). Its gradient at rho = 1 is that of -A_t log_prob_t.
+    Source: Dr. GRPO, arXiv:2503.20783, section 3.2 and its listing 1, where the constant is the generation budget as well. So a token
+    weighs the same in a short response as in a long one, and in any batch.
+    """
+    return masked_mean(masked_sum(x_PGR, mask_PGR, axis=-1) / x_PGR.shape[-1], jnp.any(mask_PGR, axis=-1))
+
+
+def token_ratio(log_prob: Array, old_log_prob: Array, mask: Array) -> Array:
+    """Compares the two policies token by token: rho_t = exp(log_prob_t - old_log_prob_t), arXiv:1707.06347, section 3.
+
+    All arrays [..., R] of one shape. Returns float32[..., R], 1 where masked, where exp of junk could be infinite.
+    """
+    return jnp.exp(_log_ratio(log_prob, old_log_prob, mask))
+
+
+def geometric_ratio(log_prob: Array, old_log_prob: Array, mask: Array) -> Array:
+    """Compares the two policies by a whole response, at the scale of a token: GSPO's ratio.
+
+        s = (pi(o) / pi_old(o))^(1/|o|) = exp(1/|o| sum_t (log_prob_t - old_log_prob_t))
+
+    Source: arXiv:2507.18071, section 4. At s = 1, in the first update of a rollout, its gradient averaged over the tokens of a response
+    is that of `token_ratio`.
+
+    All arrays [..., R] of one shape. Returns float32[..., R], the same on all tokens of a response, and 1 where masked.
+    """
+    mean = masked_mean(_log_ratio(log_prob, old_log_prob, mask), mask, axis=-1)
+    return jnp.exp(zero_masked(jnp.broadcast_to(mean[..., None], mask.shape), mask))
+
+
+def response_ratio(log_prob: Array, old_log_prob: Array, mask: Array) -> Array:
+    """Compares the two policies by the probability of a whole response, as if that were one action.
+
+        rho = pi(o) / pi_old(o) = exp(sum_t (log_prob_t - old_log_prob_t))
+
+    Source: arXiv:2402.14740, section 2.3, takes the whole response for the action. At rho = 1 the gradient is that of its log-probability,
+    of a sum over tokens and no mean: a long response moves the policy further.
+
+    All arrays [..., R] of one shape. Returns float32[..., R], the same on all tokens of a response, and 1 where masked.
+    """
+    total = masked_sum(_log_ratio(log_prob, old_log_prob, mask), mask, axis=-1)
+    return jnp.exp(zero_masked(jnp.broadcast_to(total[..., None], mask.shape), mask))
+
+
+def clipped_surrogate_loss(ratio: Array, advantage: Array, mask: Array, *, clip_eps: float, clip_eps_high: float) -> Array:
+    """Rewards a higher probability of what has a positive advantage, up to a factor 1 + clip_eps_high; a lower one down to 1 - clip_eps.
+
+        L_t = -min(rho_t A_t, clip(rho_t, 1 - eps, 1 + eps_high) A_t)
+
+    Source: arXiv:1707.06347, equation 7 (negated), where both eps are one; DAPO, arXiv:2503.14476, section 3.1, where the upper one is
+    larger, so that an unlikely token may gain more ("clip-higher"). At rho = 1 no clip acts, and the gradient is that of -A_t log rho_t.
 
     All arrays [..., R] of one shape. Returns float32[..., R], 0 where masked.
     """
-    ratio = _ratio(log_prob, old_log_prob, mask)
     advantage = zero_masked(advantage, mask)
-    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip_eps, 1 + clip_eps) * advantage)
+    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip_eps, 1 + clip_eps_high) * advantage)
 
 
 def clipped_value_loss(value: Array, old_value: Array, target: Array, mask: Array, *, value_clip_eps: float) -> Array:
@@ -150,19 +137,17 @@ def kl_k3(log_prob: Array, ref_log_prob: Array, mask: Array) -> Array:
     return jnp.expm1(difference) - difference
 
 
-def clip_fraction(log_prob: Array, old_log_prob: Array, advantage: Array, mask: Array, *, clip_eps: float) -> Array:
+def clip_fraction(ratio: Array, advantage: Array, mask: Array, *, clip_eps: float, clip_eps_high: float) -> Array:
     """Measures the share of tokens whose policy gradient the clip removed. All arrays [..., R] of one shape. Returns float32[]."""
-    ratio = _ratio(log_prob, old_log_prob, mask)
-    too_high = (ratio > 1 + clip_eps) & (advantage > 0)
+    too_high = (ratio > 1 + clip_eps_high) & (advantage > 0)
     too_low = (ratio < 1 - clip_eps) & (advantage < 0)
     return masked_mean(too_high | too_low, mask)
 
 
 def ratio_gap(log_prob: Array, old_log_prob: Array, mask: Array) -> Array:
     """Measures max |rho_t - 1|: zero but for rounding before the first update, if sampler and trainer agree. Returns float32[]."""
-    return jnp.max(jnp.abs(_ratio(log_prob, old_log_prob, mask) - 1))
+    return jnp.max(jnp.abs(token_ratio(log_prob, old_log_prob, mask) - 1))
 
 
-def _ratio(log_prob: Array, old_log_prob: Array, mask: Array) -> Array:
-    """Gives exp(log_prob - old_log_prob), and 1 where masked, where exp of junk could be infinite."""
-    return jnp.exp(zero_masked(log_prob, mask) - zero_masked(old_log_prob, mask))
+def _log_ratio(log_prob: Array, old_log_prob: Array, mask: Array) -> Array:
+    return zero_masked(log_prob, mask) - zero_masked(old_log_prob, mask)

@@ -20,6 +20,7 @@ from mr1jax.model.lora import agent_params
 from mr1jax.prepare import Start
 from mr1jax.service import programs
 from mr1jax.service.batcher import Batcher
+from mr1jax.service.calendar import known_years, put_back, shown_dates
 from mr1jax.service.programs import Decisions
 from mr1jax.service.texts import Speller
 from mr1jax.structs import NO_SLOT, PAD, OperationKind, OperationStatus
@@ -112,6 +113,7 @@ class Engine:
         self.num_slots, self.slot_width = config.bank.num_slots, config.bank.slot_width
         self._question_width = _room_for_question(config, start)
         self._model = model or CompiledModel(start)
+        self._years = () if model else known_years(start)
         self.speller = Speller(start.tokenizer)
         self._text_of = text_reader(language.table)
         self._batchers = {
@@ -160,7 +162,7 @@ class Engine:
         no_gold = {"answer": np.zeros((total, 1), np.uint8), "answer_length": np.zeros(total, np.int32)}
         question = AskedQuestion(tokens=asked["tokens"], length=asked["length"], **no_gold)
         replies = jax.device_get(self._model.reply(rows, question, dates))
-        return [self._read_reply(jax.tree.map(lambda x, k=k: x[k], replies)) for k in range(len(batch))]
+        return [self._read_reply(jax.tree.map(lambda x, k=k: x[k], replies), request) for k, request in enumerate(batch)]
 
     def _pack(self, batch: Sequence[Request], width: int) -> tuple[NewFact, dict[str, np.ndarray], Dates]:
         """Lays requests out in the smallest batch that holds them; date k is that of slot k, date S that of what is asked."""
@@ -170,14 +172,18 @@ class Engine:
         tokens, length = _table((P,), width)
         speaker = np.zeros(P, np.int32)
         for k, request in enumerate(batch):
+            shown = self._shown_dates(request)
             for slot, line in enumerate(request.lines):
                 self._write(rows.tokens, rows.length, (k, slot), line.text)
-                self._write(dates.tokens, dates.length, (k, slot), line.date)
+                self._write(dates.tokens, dates.length, (k, slot), shown[line.date])
                 rows.speaker[k, slot] = line.speaker
             self._write(tokens, length, (k,), request.asked.text)
-            self._write(dates.tokens, dates.length, (k, S), request.asked.date)
+            self._write(dates.tokens, dates.length, (k, S), shown[request.asked.date])
             speaker[k] = request.asked.speaker
         return rows, {"tokens": tokens, "length": length, "speaker": speaker}, dates
+
+    def _shown_dates(self, request: Request) -> dict[str, str]:
+        return shown_dates([line.date for line in (*request.lines, request.asked)], self._years)
 
     def _write(self, tokens: np.ndarray, length: np.ndarray, place: tuple[int, ...], text: str) -> None:
         encoded = self.speller.encode(text)[: tokens.shape[-1]]
@@ -196,12 +202,14 @@ class Engine:
                 steps.append(Step(OperationKind(int(kind)), int(slot), text if kind == OperationKind.UPDATE else ""))
         return Decision(tuple(steps), self._text_of(decided.response, decided.response_length), ", ".join(refused))
 
-    def _read_reply(self, reply: Replies) -> Reply:
-        response = self._text_of(reply.response, reply.response_length)
+    def _read_reply(self, reply: Replies, request: Request) -> Reply:
+        dates = self._shown_dates(request)
+        response = put_back(self._text_of(reply.response, reply.response_length), dates)
         shown = [int(slot) for slot in reply.slot if slot != NO_SLOT]
         named = {int(number) for number in _QUOTED_NUMBER.findall(response.split(_ANSWER_MARK)[0])}
         quoted = [slot for number, slot in enumerate(shown, start=1) if number in named]
-        return Reply(self._text_of(reply.answer, reply.answer_length).strip(), response, tuple(shown), tuple(quoted))
+        answer = put_back(self._text_of(reply.answer, reply.answer_length).strip(), dates)
+        return Reply(answer, response, tuple(shown), tuple(quoted))
 
 
 def _table(shape: tuple[int, ...], width: int) -> tuple[np.ndarray, np.ndarray]:

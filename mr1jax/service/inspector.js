@@ -20,11 +20,12 @@ function text(written, kind = "") {
   return make("bdi", { class: `text ${kind}`.trim(), dir: "auto" }, written);
 }
 
-function when(time) {
-  if (!time) return make("span");
-  const date = new Date(time);
-  const shown = date.toLocaleString("en-GB", { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" });
-  return make("time", { datetime: time }, shown);
+const DAY = { day: "numeric", month: "short", year: "numeric" };
+const MINUTE = { ...DAY, hour: "2-digit", minute: "2-digit" };
+
+/** A time of the server, which is UTC: what was done to the minute, in the reader's zone; what was said to the day, as it was said. */
+function when(time, format = MINUTE) {
+  return make("time", { datetime: time }, new Date(time).toLocaleString("en-GB", format));
 }
 
 /** Before and after of an operation. */
@@ -126,11 +127,11 @@ function memoryRow(memory, event) {
     about.append(tag(event.event.toLowerCase()));
   }
   const shown = state.answer && state.answer.get(memory.id);
-  if (shown) {
+  if (shown && shown.memory === memory.memory) { // what it says now, not what it said at another time
     row.classList.toggle("selected", shown.selected);
     about.append(shown.selected ? tag("\u2713 selected", "selected") : tag("ignored"));
   }
-  about.append(make("span", { class: "soft" }, when(memory.updated_at)));
+  about.append(make("span", { class: "soft" }, when(memory.updated_at, { ...DAY, timeZone: "UTC" })));
   row.append(text(memory.memory), about);
   return row;
 }
@@ -185,7 +186,7 @@ function addTurn(words, ...below) {
 }
 
 async function tell(words) {
-  const { results } = await ask("POST", "/v1/memories", { messages: words, user_id: state.user });
+  const { results } = await ask("POST", "/v1/memories", { messages: words, user_id: state.user, timestamp: byId("when").value || null });
   state.answer = null;
   addTurn(words, ...results.map(resultCard));
   await refresh();
@@ -203,7 +204,7 @@ function resultCard(result) {
 }
 
 async function question(words) {
-  const { answer, memories } = await ask("POST", "/v1/answer", { question: words, user_id: state.user });
+  const { answer, memories } = await ask("POST", "/v1/answer", { question: words, user_id: state.user, timestamp: byId("when").value || null });
   state.answer = new Map(memories.map((memory) => [memory.id, memory]));
   addTurn(words, make("div", { class: "bubble reply" }, hidden("answer: "), text(answer || "(no answer)")), shownCard(memories));
   await refresh();

@@ -19,13 +19,14 @@ _TEXT = r"[^ \n][^\n]*"
 _DELETE = rf"DELETE {_SLOT}"
 _UPDATE = rf"UPDATE {_SLOT}"
 _ADD = rf"({_DELETE}\n)?ADD: "
-_MARKED_ANSWER = r"( ?[^* \n][^\n]*\n){0,4}\*\*Answer:\*\* "
+_QUOTES = r"( ?[^* \n][^\n]*\n){0,4}"
+_MARKER = r"\*\*Answer:\*\* "
 
 MANAGER_PATTERN = rf"NOOP|{_ADD}{_TEXT}|{_UPDATE}: {_TEXT}|{_DELETE}"
 """What the Memory Manager writes: `NOOP`, `ADD: text`, `UPDATE 3: text`, `DELETE 3`, or `DELETE 3`, a line break and `ADD: text`, the
 replacement that language models like to make of an update. Text is one line that does not begin with a second space."""
 
-ANSWER_PATTERN = _MARKED_ANSWER + _TEXT
+ANSWER_PATTERN = _QUOTES + _MARKER + _TEXT
 """What the Answer Agent writes: up to four lines that quote memories, then `**Answer:** text`. No quote begins as the marker does, so the
 marker is the first line that begins with it, and the answer may say anything."""
 
@@ -54,9 +55,11 @@ def manager_grammar(tokenizer: Tokenizer) -> Grammar:
     return compile_grammar(MANAGER_PATTERN, tokenizer, labels)
 
 
-def answer_grammar(tokenizer: Tokenizer) -> Grammar:
-    """Compiles ANSWER_PATTERN with the label that `parse_answer` reads: true from the space before the answer on."""
-    return compile_grammar(ANSWER_PATTERN, tokenizer, {"answer": rf"{_MARKED_ANSWER}({_TEXT})?"})
+def answer_grammar(tokenizer: Tokenizer, distill: bool = True) -> Grammar:
+    """Compiles ANSWER_PATTERN, or what of it is left without quotes, with the label that `parse_answer` reads: true from the space before
+    the answer on."""
+    before = _QUOTES + _MARKER if distill else _MARKER
+    return compile_grammar(before + _TEXT, tokenizer, {"answer": rf"{before}({_TEXT})?"})
 
 
 def parse_operation(grammar: Grammar, tokens_R: Array, length: Array) -> ParsedOperation:

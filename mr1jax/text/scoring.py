@@ -64,6 +64,15 @@ def token_f1(pred: Text, gold: Text) -> Array:
     return jnp.where(num_pred + num_gold == 0, 1.0, 2 * matches / jnp.maximum(num_pred + num_gold, 1))
 
 
+def token_recall(pred: Text, gold: Text) -> Array:
+    """Returns the share of the words of the normalised gold text that are in the other, float32[]: m / |gold|, m as in `token_f1`.
+
+    1 for a gold text without a word.
+    """
+    matches, _, num_gold = _word_overlap(pred, gold)
+    return jnp.where(num_gold == 0, 1.0, matches / jnp.maximum(num_gold, 1))
+
+
 def bleu1(pred: Text, gold: Text) -> Array:
     """Returns the BLEU-1 of the words of two normalised texts against one reference, float32[].
 

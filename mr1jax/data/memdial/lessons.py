@@ -1,17 +1,20 @@
-"""Lessons for the warm start: what an agent saw, and what the teacher's habits made it write. Text only; tokens come later.
+"""Lessons: what an agent saw, and what the teacher's habits made it write, or the oracle. Text only; tokens come later.
 
-A lesson of the Answer Agent shows a few memories of one conversation and asks several questions about them, so that one context teaches
-many times. A lesson of the Manager shows a fact and the memories most like it.
+The warm start learns from the teacher, Memory-SFT from the oracle. A lesson of the Answer Agent shows a few memories of one conversation
+and asks several questions about them, so that one context teaches many times. A lesson of the Manager shows a fact and the memories most
+like it.
 """
 
 import functools
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mr1jax.data.memdial.oracle import oracle_banks, oracle_choice
 from mr1jax.data.memdial.teacher import HABITS, HeuristicManager, content_words, overlap, respond
-from mr1jax.data.memdial.world import WorldConfig, generate
+from mr1jax.data.memdial.world import NO_ANSWER, WorldConfig, generate
 from mr1jax.data.records import Question, Record
 
 Line = tuple[str, str]  # text and date of a memory or a fact
@@ -102,6 +105,24 @@ def answer_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_quest
     answerable = [q for q in askable if q.evidence and set(q.evidence) <= set(rows)]
     if not answerable:
         return answer_lesson(rng, num_worlds, num_shown, num_questions, num_slots)
+    shown, questions = _context(rng, record, rows, askable, answerable, num_shown, num_questions)
+    replies = []
+    for question in questions:
+        quoted, answer = respond(question, record, values, shown, rng)
+        replies.append((question.question, _quotes(question, record, quoted, shown), answer))
+    return AnswerLesson(tuple(_line(record, row) for row in shown), tuple(replies))
+
+
+def _context(
+    rng: random.Random,
+    record: Record,
+    rows: Sequence[int],
+    askable: list[Question],
+    answerable: list[Question],
+    num_shown: int,
+    num_questions: int,
+) -> tuple[list[int], list[Question]]:
+    """Draws which memories of a bank a lesson shows, in the order written, and what it asks about them."""
     anchor = rng.choice(answerable)
     ranked = sorted(rows, key=lambda row: (-overlap(anchor.question, record.facts[row].text), rng.random()))
     asked_about = list(dict.fromkeys(row for q in rng.sample(answerable, len(answerable)) for row in q.evidence))
@@ -109,12 +130,32 @@ def answer_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_quest
     best = list(dict.fromkeys([*anchor.evidence, *others]))[: max(num_shown, len(anchor.evidence))]
     chosen = set() if rng.random() < _NOTHING_SHOWN else set(best)
     shown = [row for row in rows if row in chosen]
-    questions = _questions_about(anchor, askable, chosen, num_questions, rng)
+    return shown, _questions_about(anchor, askable, chosen, num_questions, rng)
+
+
+def _quotes(question: Question, record: Record, quoted: Sequence[int], shown: list[int]) -> tuple[Quote, ...]:
+    quotes = tuple(_quote(question.question, record, row, shown.index(row) + 1) for row in quoted)
+    return quotes or (_looked_for(question.question),)
+
+
+def oracle_answer_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_questions: int, num_slots: int) -> AnswerLesson:
+    """Draws a lesson as `answer_lesson` does, of a bank that the oracle kept and of questions that hold.
+
+    What is quoted is the evidence, and the answer is the gold one; where not all of the evidence is shown, nothing is quoted and nothing
+    was mentioned.
+    """
+    record, _ = draw_world(rng.randrange(num_worlds))
+    until = rng.randrange(len(record.facts) // 4, len(record.facts) + 1)
+    rows = oracle_banks(record, num_slots)[until]
+    askable = [q for q in record.questions if q.asked_after <= until < q.valid_until]
+    answerable = [q for q in askable if q.evidence and set(q.evidence) <= set(rows)]
+    if not answerable:
+        return oracle_answer_lesson(rng, num_worlds, num_shown, num_questions, num_slots)
+    shown, questions = _context(rng, record, rows, askable, answerable, num_shown, num_questions)
     replies = []
     for question in questions:
-        quoted, answer = respond(question, record, values, shown, rng)
-        quotes = [_quote(question.question, record, row, shown.index(row) + 1) for row in quoted]
-        replies.append((question.question, tuple(quotes or [_looked_for(question.question)]), answer))
+        quoted = question.evidence if set(question.evidence) <= set(shown) else ()
+        replies.append((question.question, _quotes(question, record, quoted, shown), question.answer if quoted else NO_ANSWER))
     return AnswerLesson(tuple(_line(record, row) for row in shown), tuple(replies))
 
 
@@ -132,15 +173,33 @@ def manager_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_slot
     record, _ = draw_world(rng.randrange(num_worlds))
     fact = rng.randrange(len(record.facts))
     manager = _managed(record, fact, num_slots, rng)
-    target, text = manager.related(fact), record.facts[fact].text
-    newest_first = sorted(manager.rows, reverse=True)
-    shown = sorted(newest_first, key=lambda row: -overlap(text, record.facts[row].text))[:num_shown]
+    target, shown = manager.related(fact), _most_alike(record, manager.rows, fact, num_shown)
     number = shown.index(target) + 1 if target in shown else 0
     odds: dict[str, float] = {}
     for kind, share in HABITS[record.facts[fact].kind].items():
         possible = kind if number or kind in ("add", "noop") else "add"
         odds[possible] = odds.get(possible, 0.0) + share
     return decide(tuple(_line(record, row) for row in shown), _line(record, fact), number, odds, rng)
+
+
+def _most_alike(record: Record, rows: Sequence[int], fact: int, count: int) -> list[int]:
+    """The memories that a Manager is shown of a fact, best first."""
+    newest_first = sorted(rows, reverse=True)
+    return sorted(newest_first, key=lambda row: -overlap(record.facts[fact].text, record.facts[row].text))[:count]
+
+
+def oracle_manager_lesson(rng: random.Random, num_worlds: int, num_shown: int, num_slots: int) -> ManagerLesson:
+    """Draws a lesson in which a fact arrives at a bank that the oracle kept, and the oracle decides.
+
+    Where the memory that it means is not among those shown, it cannot be named: an UPDATE is then an ADD, a DELETE a NOOP.
+    """
+    record, _ = draw_world(rng.randrange(num_worlds))
+    fact = rng.randrange(len(record.facts))
+    rows = oracle_banks(record, num_slots)[fact]
+    choice, shown = oracle_choice(record, rows, fact), _most_alike(record, rows, fact, num_shown)
+    number = shown.index(choice.target) + 1 if choice.target in shown else 0
+    kind = choice.kind if number or choice.target is None else {"update": "add", "delete": "noop"}[choice.kind]
+    return decide(tuple(_line(record, row) for row in shown), _line(record, fact), number, {kind: 1.0}, rng)
 
 
 def decide(memories: tuple[Line, ...], fact: Line, number: int, odds: dict[str, float], rng: random.Random) -> ManagerLesson:

@@ -1,0 +1,71 @@
+"""The Manager trained by every algorithm there is, on the same states for the same number of steps."""
+
+from mr1jax.config import LossConfig
+from paper import figures
+from paper.ablation import agents
+from paper.plan import SEEDS, Pair, Run, pair, run
+from paper.scores import summarise
+from paper.table import Table, holds
+from paper.training import logs, mean_of, mean_reward
+
+EXPERIMENT = "grpo_manager"
+TWICE = "two updates a rollout"
+# Name of the variant, and what of the experiment it changes.
+VARIANTS = {
+    "dr_grpo": {"loss": LossConfig(algorithm="dr_grpo")},
+    "rloo": {"loss": LossConfig(algorithm="rloo")},
+    "dapo": {"loss": LossConfig(algorithm="dapo"), "prompts_per_step": 24, "prompts_kept": 16},
+    f"grpo, {TWICE}": {"loss": LossConfig(algorithm="grpo", epochs=2)},
+    f"gspo, {TWICE}": {"loss": LossConfig(algorithm="gspo", epochs=2, clip_eps=3e-4, clip_eps_high=4e-4)},
+}
+
+
+def row_runs(name: str) -> list[Run]:
+    """Plans the runs of one row, one a seed."""
+    if name in ("grpo", "ppo"):
+        return [agents(name, seed)["manager"] for seed in SEEDS]
+    return [run(EXPERIMENT, seed, name.split(",")[0] + "-twice" * (TWICE in name), **VARIANTS[name]) for seed in SEEDS]
+
+
+def row_pairs(name: str) -> list[Pair]:
+    if name in ("grpo", "ppo"):
+        return [pair(f"rl_manager-{name}-seed{seed}", each) for seed, each in zip(SEEDS, row_runs(name), strict=True)]
+    return [pair(f"with-{each.name}", each) for each in row_runs(name)]
+
+
+NAMES = ("grpo", "ppo", *VARIANTS)
+
+
+def runs() -> list[Run]:
+    return [each for name in NAMES for each in row_runs(name)]
+
+
+def pairs() -> list[Pair]:
+    return [pair("base"), *(each for name in NAMES for each in row_pairs(name))]
+
+
+def make() -> Table:
+    rows: dict = {"start": {"scores": summarise([pair("base")])}}
+    for name in NAMES:
+        found = logs(row_runs(name))
+        rows[name] = {
+            "scores": summarise(row_pairs(name)),
+            "reward, last ten steps": sum(mean_reward(log[-10:]) for log in found) / len(found),
+            "dead groups, percent": 100 * sum(mean_of(log, "dead_groups") for log in found) / len(found),
+            "core-minutes": sum(sum(record["seconds"] for record in log) for log in found) / len(found) / 60,
+        }
+    told = "; ".join(f"{name}: {holds(rows['grpo']['scores'], rows[name]['scores'])}" for name in NAMES[1:])
+    return Table(
+        name="algorithms",
+        title="Algorithms",
+        question="Does another algorithm make a better Manager than GRPO?",
+        rows=rows,
+        found=(f"Against grpo, by EM: {told}.",),
+        notes=(
+            "Where a rollout serves one update every ratio is 1: GSPO is then GRPO, and no clip acts. So GSPO is compared with GRPO where "
+            "each rollout serves two.",
+            "DAPO draws 24 groups a step and trains on 16, those whose rewards differ first.",
+            "Minutes of cores that other work shared: of the same steps they tell little.",
+        ),
+        figure=figures.bars({name: {"EM": row["scores"]} for name, row in rows.items()}, "EM on memdial's test split, percent"),
+    )

@@ -1,0 +1,86 @@
+"""What the tables are made from: runs that are trained, and pairings of their agents that are scored. Both are known by their names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mr1jax.cli import load_config
+from mr1jax.config import Config, replace
+
+SEEDS = (1, 2, 3)
+RUNS = Path("runs/paper")
+DATA = Path("data")
+Banks = Literal["manager", "append_only", "no_memory"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, kept in `RUNS / name`. after: the run that has to be finished before it."""
+
+    name: str
+    config: Config
+    after: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return RUNS / self.name
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Who keeps the banks and who reads them, scored on the test split. config: its `manager_from` and `answerer_from` say which agents.
+
+    after: the runs that have to be finished before it.
+    """
+
+    name: str
+    banks: Banks
+    config: Config
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """All other ways to keep a memory, scored in one go, each as `baseline_pair` names it."""
+
+    name: str = "baselines"
+    after: tuple[str, ...] = ()
+
+
+Item = Run | Pair | Baselines
+
+
+def baseline_pair(row: str) -> Pair:
+    """Names the scores of one baseline."""
+    return Pair(f"baseline-{row}", "manager", Config())
+
+
+def run(experiment: str, seed: int, variant: str = "", *, after: Run | None = None, **changes: Any) -> Run:
+    """Plans a run of an experiment with some fields changed; after: the run whose agent it goes on from."""
+    name = "-".join(filter(None, (experiment, variant, f"seed{seed}")))
+    config = load_config(experiment)
+    if after:
+        changes[f"{config.agent}_from"] = str(after.folder)
+    return Run(name, replace(config, seed=seed, **changes), after.name if after else "")
+
+
+def pair(name: str, *runs: Run, banks: Banks = "manager", like: Config | None = None) -> Pair:
+    """Plans the scoring of the agents that these runs trained; an agent that none of them trained is the one that ships.
+
+    like: the configuration whose model and agents they are, where it is not that of `demo`.
+    """
+    config = Config(distill=all(each.config.distill for each in runs))
+    if like:
+        config = replace(config, model=like.model, manager_from=like.manager_from, answerer_from=like.answerer_from)
+    agents = {f"{each.config.agent}_from": str(each.folder) for each in runs}
+    return Pair(name, banks, replace(config, **agents), tuple(each.name for each in runs))
+
+
+def unique(items: Sequence[Any]) -> list[Any]:
+    """Keeps the first of those with one name; raises ValueError where two of one name differ."""
+    found: dict[str, Any] = {}
+    for item in items:
+        if found.setdefault(item.name, item) != item:
+            raise ValueError(f"two different plans are named {item.name}; name one of them otherwise")
+    return list(found.values())

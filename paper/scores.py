@@ -1,0 +1,116 @@
+"""What a pair of agents scores on memdial's test split, question by question, kept as a file; and means of these over seeds."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mr1jax import evaluate
+from mr1jax.baselines.rows import baseline_rows
+from mr1jax.config import Config
+from mr1jax.data.datasets import read_split
+from mr1jax.evaluate import METRICS, Memories, Row
+from mr1jax.prepare import Start, encode, load_start
+from mr1jax.report import write_whole
+from mr1jax.statistics import interval_of_seeds, paired_test
+from mr1jax.structs import Conversation
+from paper.plan import DATA, RUNS, Pair, baseline_pair
+
+_SEED = 0  # of the intervals
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of Q questions in one order, the same for every pair: scores from 0 to 1 by metric, the conversation and the category of each.
+
+    operations: applied while the banks were built, by kind; bank_fill, evidence_recall: from 0 to 1; response_tokens: a response, mean.
+    """
+
+    scores: dict[str, list[float]]
+    conversation: list[int]
+    category: list[int]
+    operations: dict[str, int]
+    bank_fill: float
+    evidence_recall: float | None
+    response_tokens: float
+    answer_words: float
+    seconds: float
+
+
+def scores_path(pair: Pair) -> Path:
+    return RUNS / "scores" / f"{pair.name}.json"
+
+
+def score_pair(pair: Pair) -> None:
+    """Builds the banks of the test split, asks every question, and keeps the scores."""
+    started = time.monotonic()
+    records = read_split("memdial", "test", DATA)
+    start = load_start(pair.config)
+    conversations = encode(records, start)
+    memories = _banks(pair, start, conversations)
+    row = evaluate.evaluate(start.params["answerer"], memories, conversations, start.language, start.config, seed=_SEED)
+    write_whole(scores_path(pair), json.dumps(asdict(_scores(row, time.monotonic() - started))) + "\n")
+
+
+def score_baselines() -> None:
+    """Scores every baseline on the test split; Memory-SFT trains first, in a folder of its own among the runs."""
+    started = time.monotonic()
+    records = read_split("memdial", "test", DATA)
+    start = load_start(Config())
+    rows = baseline_rows(start, encode(records, start), records, _SEED, RUNS / "memory_sft")
+    seconds = (time.monotonic() - started) / len(rows)
+    for name, row in rows.items():
+        write_whole(scores_path(baseline_pair(name)), json.dumps(asdict(_scores(row, seconds))) + "\n")
+
+
+def read_scores(pair: Pair) -> Scores:
+    return Scores(**json.loads(scores_path(pair).read_text()))
+
+
+def summarise(pairs: Sequence[Pair], category: int | None = None) -> dict[str, Any]:
+    """Averages pairs that differ in their seed: em, f1, bleu1 in percent, `ci95` of each, and `seeds`, the means of each seed.
+
+    category: of the questions that count; None for all of them.
+    """
+    read = [read_scores(pair) for pair in pairs]
+    counts = np.asarray([category in (None, each) for each in read[0].category])
+    clusters_Q = np.asarray(read[0].conversation)[counts]
+    percent = {metric: 100 * np.asarray([each.scores[metric] for each in read])[:, counts] for metric in METRICS}
+    return {metric: float(np.mean(scores)) for metric, scores in percent.items()} | {
+        "ci95": {metric: list(interval_of_seeds(scores, clusters_Q, _SEED)) for metric, scores in percent.items()},
+        "seeds": {metric: [float(np.mean(of_seed)) for of_seed in scores] for metric, scores in percent.items()},
+        "questions": int(counts.sum()),
+    }
+
+
+def p_value(pairs: Sequence[Pair], others: Sequence[Pair]) -> float:
+    """Tests whether two rows differ in exact match: on the same questions, each row's score of a question being its mean over seeds."""
+    one, other = (np.mean([read_scores(pair).scores["em"] for pair in of], axis=0) for of in (pairs, others))
+    return paired_test(one, other, read_scores(pairs[0]).conversation, _SEED)
+
+
+def _banks(pair: Pair, start: Start, conversations: Conversation) -> Memories:
+    if pair.banks == "no_memory":
+        return evaluate.empty_banks(conversations, start.config)
+    if pair.banks == "append_only":
+        return evaluate.append_only_banks(conversations, start.language, start.config)
+    return evaluate.build_banks(start.params["manager"], conversations, start.language, start.config)
+
+
+def _scores(row: Row, seconds: float) -> Scores:
+    answers = row.answers
+    return Scores(
+        scores={metric: [answer.scores[metric] for answer in answers] for metric in METRICS},
+        conversation=[answer.conversation for answer in answers],
+        category=[answer.category for answer in answers],
+        operations=row.operations,
+        bank_fill=row.bank_fill,
+        evidence_recall=row.evidence_recall,
+        response_tokens=float(np.mean([answer.response_tokens for answer in answers])),
+        answer_words=float(np.mean([len(answer.prediction.split()) for answer in answers])),
+        seconds=seconds,
+    )
