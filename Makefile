@@ -23,7 +23,7 @@ PYTHON-tunix = $(PYTHON312)
 PARITY := $(filter-out small_models small_encoders make_golden,$(basename $(notdir $(wildcard parity/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve train train-tpu fit eval data warm-start bench bench-peers paper test test-all parity encoder check reliability notebooks lint format typecheck clean
+.PHONY: help setup demo serve train train-tpu fit eval data warm-start bench bench-peers bench-service paper test test-all parity encoder check reliability notebooks lint format typecheck clean
 
 ifneq ($(filter train train-tpu fit eval,$(MAKECMDGOALS)),)
 ifeq ($(EXP),)
@@ -32,7 +32,7 @@ endif
 endif
 
 help:
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## install everything into .venv; the other targets do it themselves
 	@echo '.venv is ready'
@@ -81,6 +81,9 @@ paper: $(READY) ## make the paper's tables in miniature, hours: TABLE=ablation m
 
 bench-peers: $(READY) .venv-peers/trl/.ready .venv-peers/tunix/.ready ## time a GRPO step in turn with TRL and google-tunix, some ten minutes
 	@$(BIN)/python -m bench.peers $(ARGS)
+
+bench-service: $(READY) ## measure the agent in use: ARGS="load kill million isolation turn --seconds 60", or what of it is named
+	@$(BIN)/python -m bench.service $(ARGS)
 
 test: $(READY) .libtpu/.ready ## run the tests, without those marked slow
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
