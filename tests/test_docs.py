@@ -181,7 +181,7 @@ def alike(text):
     """Takes ids, days and times out of a text, and numbers the ids in their order: who is meant stays."""
     ids = {}
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", lambda found: ids.setdefault(found[0], f"ID{len(ids)}"), text)
-    return re.sub(r"\d{4}-\d\d-\d\d(T[\d:]{8})?", lambda found: "TIME" if found[1] else "DAY", text).rstrip()
+    return re.sub(r"\d{4}-\d\d-\d\d(T[\d:]{8}(\.\d{6}\+00:00)?)?", lambda found: "TIME" if found[1] else "DAY", text).rstrip()
 
 
 SLOW = {"MCP", "A model of your own behind vLLM"}
