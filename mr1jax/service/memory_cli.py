@@ -21,6 +21,8 @@ Said = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
 MemoryId = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ID")]
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 
+Json = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Whose:
@@ -33,7 +35,7 @@ class Whose:
     agent_id: str = ""
     run_id: str = ""
 
-    def ids(self) -> dict[str, str]:
+    def ids(self) -> Json:
         """Returns the ids as the agent takes them; raises ValueError where there is none, before anything large is imported."""
         require(any(vars(self).values()), "no user is named; say whose memory this is, by --user-id")
         return dict(vars(self))
@@ -189,7 +191,7 @@ def telling_what_is_not_there() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(store: str, whose: Whose) -> "Iterator[tuple[Memories, dict[str, str]]]":
+def _opened(store: str, whose: Whose) -> "Iterator[tuple[Memories, Json]]":
     ids = whose.ids()
     from mr1jax.service.memories import Memories
     from mr1jax.service.sql_store import SqlStore
