@@ -9,7 +9,7 @@ from pathlib import Path
 import conftest  # noqa: F401  eight fake devices, as the tests have them; before anything makes an array
 import jax
 
-from reliability import answer_hacks, damage, honesty, kills, layouts, manager_hacks, numbers, resuming, sameness, security
+from reliability import answer_hacks, damage, honesty, kills, layouts, manager_hacks, numbers, poison, resuming, sameness, security
 from reliability.fuzz import fuzz
 from reliability.outcome import Outcome, run_tests, write_outcomes
 from reliability.records import try_records
@@ -40,6 +40,8 @@ TESTS: dict[str, Callable[[], Outcome]] = {
     "security-source": security.source,
     "security-templates": security.templates,
     "security-names": partial(security.names, points=3000, seed=1),
+    "poison": partial(poison.poisoned, points=1000, seed=1),
+    "poison-tokens": poison.spelled,
     "sequences": partial(try_sequences, 100_000),
     "records": partial(try_records, 10_000),
     "settings": partial(try_settings, 1_000),

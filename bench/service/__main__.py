@@ -1,4 +1,4 @@
-"""`make bench-service`: the agent in use. Prints what it finds and writes bench/service.json; parts not named keep what they had."""
+"""`make bench-service`: the agent in use. Prints what it finds and writes bench/service.json; other parts keep what they had."""
 
 import argparse
 import os

@@ -40,7 +40,7 @@ def check_filters(filters: Any, depth: int = 0) -> None:
                 check_filters(each, depth + 1)
         elif isinstance(condition, Mapping):
             unknown = [name for name in condition if name not in _COMPARE]
-            require(not unknown, f"the filter of {key!r:.40} has {unknown[:1]}; choose among {', '.join(_COMPARE)}")
+            require(not unknown, f"the filter of {key!r:.40} has {next(iter(unknown), '')!r:.40}; choose among {', '.join(_COMPARE)}")
             lists = all(isinstance(wanted, list) for name, wanted in condition.items() if name in ("in", "nin"))
             require(lists, f"the filter of {key!r:.40} needs a list for in and nin; give one")
 

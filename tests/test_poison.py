@@ -1,0 +1,36 @@
+"""Poisoned memories, by every entrance, in the short form of what `make reliability` does with all cases."""
+
+import pytest
+from service_world import small_start
+
+from reliability import poison
+from reliability.poison_payloads import PAYLOADS
+
+
+def test_poison_stays_what_it_is():
+    """Oracle: the rows of everybody else as sqlite3 reads them, prompts joined in Python, `re`, the log replayed; 240 payloads and
+    entrances, with a Manager of random weights, which adds, updates and deletes as it comes."""
+    outcome = poison.poisoned(points=240, seed=0, start=small_start())
+    assert outcome.failures == []
+    assert outcome.tried > 240
+
+
+def test_no_payload_is_spelled_with_tokens_of_the_library():
+    """Oracle: the bytes of every token, of the tokenizer that ships and of a backbone's with special tokens."""
+    outcome = poison.spelled()
+    assert outcome.failures == []
+    assert outcome.tried > 200
+
+
+def test_every_kind_meets_every_entrance():
+    """Oracle: the table itself, counted: every pair but that of a victim's own name as the user."""
+    pairs = {(entrance, kind) for entrance, kind, _ in poison.cases()}
+    assert pairs == {(entrance, kind) for entrance in poison.ENTRANCES for kind in PAYLOADS}
+    assert len(poison.cases()) > 200
+
+
+@pytest.mark.slow
+def test_the_shipped_agents_meet_poison():
+    """Oracle: as above; the agents that ship, and other cases."""
+    outcome = poison.poisoned(points=60, seed=1)
+    assert outcome.failures == []
