@@ -23,7 +23,7 @@ from mr1jax.prepare import ASSETS, Start, load_start
 from mr1jax.service import programs
 from mr1jax.service.agent import MemoryAgent
 from mr1jax.service.batcher import Batcher
-from mr1jax.service.engine import BATCHES, Engine, Line, Request
+from mr1jax.service.engine import Engine, Line, Request
 from mr1jax.service.extract import BackboneExtractor, read_facts
 from mr1jax.service.facts import Message
 from mr1jax.service.ranking import TermIndex, bm25, terms_of
