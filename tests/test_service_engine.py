@@ -1,5 +1,6 @@
 """The compiled side of the service: the agents of training on requests in plain text, in few shapes, at once; and a model elsewhere."""
 
+import dataclasses
 import json
 import threading
 
@@ -17,8 +18,9 @@ from mr1jax.agents.manager import NewFact
 from mr1jax.agents.prompts import MARKERS, Dates
 from mr1jax.agents.rollout import AnswerTask, ManagerTask, answer, manage
 from mr1jax.agents.tasks import fill_banks
-from mr1jax.config import GREEDY, AgentConfig, BankConfig, Config, replace
+from mr1jax.config import GREEDY, AgentConfig, BankConfig, Config, MeshConfig, replace
 from mr1jax.memory import retrieval
+from mr1jax.model.weights import save_params
 from mr1jax.prepare import ASSETS, Start, load_start
 from mr1jax.service import programs
 from mr1jax.service.agent import MemoryAgent
@@ -388,6 +390,23 @@ def test_an_address_of_no_server_is_refused(url):
     with pytest.raises(ValueError, match="^base_url is no address") as refused:
         ChatServer(url, "model")
     assert "word" not in str(refused.value)
+
+
+def test_the_folder_of_a_run_is_served_as_it_was_trained(tmp_path):
+    """Oracle: a run by hand, of the shipped weights times two, a bank of 5 slots and a mesh that is not here: its Manager and bank, and the
+    other agent as it ships; a folder that is neither run nor backbone is refused."""
+    shipped = load_start(Config()).params["manager"]
+    run = replace(Config(agent="manager", prompts_per_step=64), bank=BankConfig(num_slots=5), mesh=MeshConfig(data=64))
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(run)))
+    save_params(tmp_path / "manager.safetensors", jax.tree.map(lambda x: 2 * x, shipped), {"agent": "manager"})
+    with MemoryAgent.from_pretrained(tmp_path) as agent:
+        assert agent.engine.num_slots == 5
+        served = agent.engine._model._params
+        jax.tree.map(np.testing.assert_array_equal, served["manager"], jax.tree.map(lambda x: 2 * x, shipped))
+        jax.tree.map(np.testing.assert_array_equal, served["answerer"], shipped)
+    (tmp_path / "manager.safetensors").unlink()
+    with pytest.raises(ValueError, match="^[^\n]*$"):
+        MemoryAgent.from_pretrained(tmp_path)
 
 
 @pytest.mark.slow
