@@ -244,6 +244,30 @@ def test_a_database_of_an_earlier_version_is_migrated(store_url, monkeypatch):  
         SqlStore(store_url)
 
 
+def test_a_new_database_that_many_open_at_once(store_url):  # noqa: F811
+    """Oracle: eight threads open one empty database and each adds one memory: eight memories, and nobody is refused."""
+    if store_url == "memory":
+        pytest.skip("a store in memory is one caller's")
+    ready, failed = threading.Barrier(8), []
+
+    def open_and_add(k):
+        ready.wait()
+        try:
+            with contextlib.closing(SqlStore(store_url)) as opened:
+                put(opened, ANN, str(k))
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=open_and_add, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    with contextlib.closing(SqlStore(store_url)) as opened:
+        assert {memory.memory for memory in opened.get_all(ANN, now(), 99, False)} == set("01234567")
+
+
 def test_a_migration_that_fails_changes_nothing(tmp_path, monkeypatch):
     """Oracle: the schema of the file before and after."""
     url, path = f"sqlite:///{tmp_path}/m.db", tmp_path / "m.db"

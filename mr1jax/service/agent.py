@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mr1jax.config import AgentConfig, BankConfig, Config, replace, require
-from mr1jax.experiment import RUN_CONFIG, read_run
+from mr1jax.config import AGENTS, AgentConfig, BankConfig, Config, MeshConfig, replace, require
+from mr1jax.experiment import read_run
 from mr1jax.prepare import load_start
 from mr1jax.service import extract, jsonl, programs
 from mr1jax.service.draft import Draft, Said, as_line
@@ -261,9 +261,9 @@ class AsyncMemoryAgent:
 def _read_config(path: str, manager_from: str, answerer_from: str) -> Config:
     """Says what to load: a run's own configuration with the agent that it trained, a backbone, or what ships."""
     config = Config()
-    if path and (Path(path) / RUN_CONFIG).is_file():
+    if path and any((Path(path) / f"{agent}.safetensors").is_file() for agent in AGENTS):  # a backbone has a config.json too
         config = read_run(Path(path))
-        config = replace(config, **{f"{config.agent}_from": path})
+        config = replace(config, mesh=MeshConfig(), **{f"{config.agent}_from": path})
     elif path:
         config = replace(config, backbone=path, bank=_BACKBONE_BANK, manager=_BACKBONE_MANAGER, answerer=_BACKBONE_ANSWERER)
     named = {"manager_from": manager_from, "answerer_from": answerer_from}

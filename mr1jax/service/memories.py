@@ -122,8 +122,8 @@ class Memories:
             target = replay(kept).get(memory_id)
             if target is None or target.deleted:
                 return [] if memory.deleted else [_by_hand("DELETE", memory, None)]
-            content = {"metadata": target.metadata, "expires_at": target.expires_at}
-            return [dataclasses.replace(_by_hand("RESTORE", memory, target.memory, said_at=target.updated_at), **content)]
+            event = _by_hand("RESTORE", memory, target.memory, said_at=target.updated_at)
+            return [dataclasses.replace(event, metadata=target.metadata, expires_at=target.expires_at)]
 
         self._write(scope, change, "restored")
         return self.find(scope, memory_id).to_json()

@@ -92,7 +92,7 @@ def _fill(rows: NewFact, language: Language, config: Config) -> MemoryBank:
 
 
 def _interpret(
-    bank: MemoryBank, view: ManagerView, fact: NewFact, response_PR: Array, length_P: Array, language: Language, config: Config
+    bank: MemoryBank, view: ManagerView | AnswerView, fact: NewFact, response_PR: Array, length_P: Array, language: Language, config: Config
 ) -> Decisions:
     def one(bank, view, fact, response_R, length):
         operations = manager.act(view, fact, response_R, length, language, config.bank.num_terms)

@@ -131,8 +131,8 @@ class Receipt:
 def after(memory: Memory | None, event: Event) -> Memory:
     """Returns a memory as an operation leaves it. The one definition of what an operation does: stores write by it, logs replay by it."""
     if event.event == "ADD":
-        ids = {"user_id": event.user_id, "agent_id": event.agent_id, "run_id": event.run_id}
-        memory = Memory(event.memory_id, "", **ids, created_at=event.said_at, speaker=event.speaker, version=0)
+        memory = Memory(event.memory_id, "", event.user_id, event.agent_id, event.run_id, speaker=event.speaker, version=0)
+        memory = dataclasses.replace(memory, created_at=event.said_at)
     if memory is None:
         raise ValueError(f"event {event.id} is an {event.event} of memory {event.memory_id}, which was never added; the log is not whole")
     memory = dataclasses.replace(memory, version=memory.version + 1, written=event.id, deleted=event.event == "DELETE")

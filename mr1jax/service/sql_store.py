@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -76,7 +76,7 @@ class SqlStore:
                 if connection.execute(mine).first() is None:
                     raise Conflict("another request with this key was first")
             touched = list({event.memory_id for event in events})
-            state = {}
+            state: dict[str, Memory] = {}
             for start in range(0, len(touched), _MANY):
                 state |= self._fetch(connection, scope, touched[start : start + _MANY])
             written_events = []
@@ -186,10 +186,10 @@ def _alive(now: str) -> sa.ColumnElement[bool]:
     return sa.and_(MEMORIES.c.deleted == sa.false(), sa.or_(MEMORIES.c.expires_at.is_(None), MEMORIES.c.expires_at > now))
 
 
-def _memory(row: Mapping[str, Any]) -> Memory:
+def _memory(row: sa.RowMapping) -> Memory:
     return Memory(**_fields(row, Memory))
 
 
-def _fields(row: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+def _fields(row: sa.RowMapping, kind: Any) -> dict[str, Any]:
     fields = {each.name: row[each.name] for each in dataclasses.fields(kind)}
     return fields | {"metadata": json.loads(fields["metadata"])}
