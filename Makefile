@@ -23,7 +23,7 @@ PYTHON-tunix = $(PYTHON312)
 PARITY := $(filter-out small_models small_encoders make_golden,$(basename $(notdir $(wildcard parity/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve train train-tpu fit eval data warm-start bench bench-peers test test-all parity encoder check reliability notebooks lint format typecheck clean
+.PHONY: help setup demo serve train train-tpu fit eval data warm-start bench bench-peers paper test test-all parity encoder check reliability notebooks lint format typecheck clean
 
 ifneq ($(filter train train-tpu fit eval,$(MAKECMDGOALS)),)
 ifeq ($(EXP),)
@@ -75,6 +75,9 @@ encoder: $(READY) ## install a sentence encoder (87 MB) for dense retrieval, for
 
 bench: $(READY) ## measure steps, memory, bank, automata, import of weights; retrieval on LoCoMo if LOCOMO_JSON is set
 	@$(BIN)/python -m bench $(ARGS)
+
+paper: $(READY) ## make the paper's tables in miniature, hours: TABLE=ablation makes one; a stopped one goes on
+	@$(BIN)/python -m paper $(TABLE) $(ARGS)
 
 bench-peers: $(READY) .venv-peers/trl/.ready .venv-peers/tunix/.ready ## time a GRPO step in turn with TRL and google-tunix, some ten minutes
 	@$(BIN)/python -m bench.peers $(ARGS)

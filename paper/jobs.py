@@ -13,8 +13,8 @@ from mr1jax.baselines.rows import NOTES
 from mr1jax.config import ProcessConfig, require
 from mr1jax.experiment import RUN_CONFIG, read_run, run_experiment
 from mr1jax.report import write_whole
-from paper.plan import DATA, RUNS, Baselines, Item, Run, baseline_pair
-from paper.scores import score_baselines, score_pair, scores_path
+from paper.plan import DATA, RUNS, Accuracy, Baselines, Item, Run, baseline_pair
+from paper.scores import score_accuracy, score_baselines, score_pair, scores_path
 
 COST = "cost.json"  # in the folder of a run
 CORE = "PAPER_CORE"  # in the environment: the one core that a job may use, so that several do not get in each other's way
@@ -64,6 +64,8 @@ def do(item: Item) -> None:
         train_run(item)
     elif isinstance(item, Baselines):
         score_baselines()
+    elif isinstance(item, Accuracy):
+        score_accuracy(item)
     else:
         score_pair(item)
 

@@ -2,8 +2,8 @@
 
 from paper import figures
 from paper.ablation import ALGORITHMS, agents, row_pairs
-from paper.plan import SEEDS, Pair, Run
-from paper.scores import read_scores
+from paper.plan import SEEDS, Accuracy, Pair, Run, accuracy
+from paper.scores import read_accuracy, read_scores
 from paper.table import Table
 from paper.training import logs, mean_of
 
@@ -14,8 +14,9 @@ def runs() -> list[Run]:
     return [agents(algorithm, seed)["manager"] for seed in SEEDS for algorithm in ALGORITHMS]
 
 
-def pairs() -> list[Pair]:
-    return [each for algorithm in ALGORITHMS for row in ("base", "rl_manager") for each in row_pairs(algorithm, row)]
+def pairs() -> list[Pair | Accuracy]:
+    scored = [each for algorithm in ALGORITHMS for row in ("base", "rl_manager") for each in row_pairs(algorithm, row)]
+    return [*scored, *map(accuracy, scored)]
 
 
 def make() -> Table:
@@ -37,6 +38,8 @@ def make() -> Table:
             "Training states are of three kinds, a third each, and responses are sampled; on the test split whole conversations are "
             "replayed from an empty bank and decisions are greedy. So the two differ before any training.",
             "DELETE with ADD in one response counts as both.",
+            "As the oracle: the share of facts with which the operation is the one that memdial's oracle, which knows what each fact "
+            "replaces, would choose at that very bank; to the letter: also of the same memory, and word for word; then by kind of fact.",
         ),
         figure=figures.curves(drawn, "share", "share of decisions in training (GRPO), percent"),
     )
@@ -48,4 +51,12 @@ def _on_test(of: list[Pair]) -> dict[str, float]:
     total = sum(counts.values())
     recall = sum(each.evidence_recall for each in read) / len(read)
     fill = sum(each.bank_fill for each in read) / len(read)
-    return {kind.upper(): 100 * count / total for kind, count in counts.items()} | {"bank fill": 100 * fill, "evidence shown": 100 * recall}
+    found = [read_accuracy(accuracy(each)) for each in of]
+    by_fact = {kind: sum(each.by_fact[kind] for each in found) / len(found) for kind in found[0].by_fact}
+    return (
+        {kind.upper(): 100 * count / total for kind, count in counts.items()}
+        | {"bank fill": 100 * fill, "evidence shown": 100 * recall}
+        | {"as the oracle": 100 * sum(each.kind for each in found) / len(found)}
+        | {"to the letter": 100 * sum(each.to_the_letter for each in found) / len(found)}
+        | {f"as the oracle, {kind}": 100 * share for kind, share in by_fact.items()}
+    )

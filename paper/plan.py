@@ -48,7 +48,16 @@ class Baselines:
     after: tuple[str, ...] = ()
 
 
-Item = Run | Pair | Baselines
+@dataclass(frozen=True)
+class Accuracy:
+    """How often a Manager does what memdial's oracle would, on the test split. config: its `manager_from` says which."""
+
+    name: str
+    config: Config
+    after: tuple[str, ...] = ()
+
+
+Item = Run | Pair | Baselines | Accuracy
 
 
 def baseline_pair(row: str) -> Pair:
@@ -75,6 +84,11 @@ def pair(name: str, *runs: Run, banks: Banks = "manager", like: Config | None = 
         config = replace(config, model=like.model, manager_from=like.manager_from, answerer_from=like.answerer_from)
     agents = {f"{each.config.agent}_from": str(each.folder) for each in runs}
     return Pair(name, banks, replace(config, **agents), tuple(each.name for each in runs))
+
+
+def accuracy(of: Pair) -> Accuracy:
+    """Plans the accuracy of the Manager of a pair."""
+    return Accuracy(f"accuracy-{of.name}", of.config, of.after)
 
 
 def unique(items: Sequence[Any]) -> list[Any]:

@@ -14,11 +14,12 @@ from mr1jax.baselines.rows import baseline_rows
 from mr1jax.config import Config
 from mr1jax.data.datasets import read_split
 from mr1jax.evaluate import METRICS, Memories, Row
+from mr1jax.operation_accuracy import OperationAccuracy, operation_accuracy
 from mr1jax.prepare import Start, encode, load_start
 from mr1jax.report import write_whole
 from mr1jax.statistics import interval_of_seeds, paired_test
 from mr1jax.structs import Conversation
-from paper.plan import DATA, RUNS, Pair, baseline_pair
+from paper.plan import DATA, RUNS, Accuracy, Pair, baseline_pair
 
 _SEED = 0  # of the intervals
 
@@ -41,8 +42,8 @@ class Scores:
     seconds: float
 
 
-def scores_path(pair: Pair) -> Path:
-    return RUNS / "scores" / f"{pair.name}.json"
+def scores_path(item: Pair | Accuracy) -> Path:
+    return RUNS / "scores" / f"{item.name}.json"
 
 
 def score_pair(pair: Pair) -> None:
@@ -65,6 +66,18 @@ def score_baselines() -> None:
     seconds = (time.monotonic() - started) / len(rows)
     for name, row in rows.items():
         write_whole(scores_path(baseline_pair(name)), json.dumps(asdict(_scores(row, seconds))) + "\n")
+
+
+def score_accuracy(item: Accuracy) -> None:
+    """Holds every operation of a Manager on the test split against the oracle's."""
+    records = read_split("memdial", "test", DATA)
+    start = load_start(item.config)
+    found = operation_accuracy(start.params["manager"], encode(records, start), records, start.language, start.config)
+    write_whole(scores_path(item), json.dumps(asdict(found)) + "\n")
+
+
+def read_accuracy(item: Accuracy) -> OperationAccuracy:
+    return OperationAccuracy(**json.loads(scores_path(item).read_text()))
 
 
 def read_scores(pair: Pair) -> Scores:

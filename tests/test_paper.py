@@ -12,7 +12,7 @@ from mr1jax.config import Config
 from mr1jax.statistics import bootstrap_interval, interval_of_seeds
 from paper import jobs, plan, pool, scores, table
 from paper.ablation import ROWS, row_pairs
-from paper.plan import SEEDS, Pair, Run, baseline_pair, pair, run, unique
+from paper.plan import SEEDS, Accuracy, Pair, Run, baseline_pair, pair, run, unique
 from paper.tables import TABLES, everything
 
 
@@ -256,6 +256,10 @@ def test_every_table_is_made_of_what_its_runs_left(runs_in, monkeypatch):
     for item in everything([name for name in TABLES if name != "latency"]):
         if isinstance(item, Run):
             write_log(item.folder, [0.2] * 10 + [0.6] * 30)
+        elif isinstance(item, Accuracy):
+            right = {"kind": 0.5, "to_the_letter": 0.25, "by_fact": {"new": 0.75}, "confusion": {}}
+            scores.scores_path(item).parent.mkdir(exist_ok=True)
+            scores.scores_path(item).write_text(json.dumps(right))
         elif isinstance(item, Pair):
             write_scores(item, [1.0, 0.0, 0.0, 0.0] if item.name == "base" else [1.0, 1.0, 0.0, 1.0], [0, 0, 1, 1], [1, 2, 3, 4])
         else:
@@ -274,4 +278,6 @@ def test_every_table_is_made_of_what_its_runs_left(runs_in, monkeypatch):
     assert made["credit"].rows["at once"]["spread of a group's rewards at first"] == pytest.approx(0.25)
     assert made["rewards"].rows["judge_like"]["scores"]["em"] == 75.0
     assert made["curves"].rows["Answer Agent, PPO"]["reward, first ten steps"] == pytest.approx(0.2)
+    assert made["operations"].rows["PPO, test split"]["to the letter"] == 25.0
+    assert made["operations"].rows["start, test split"]["as the oracle, new"] == 75.0
     assert made["operations"].rows["GRPO, last ten steps"] == dict.fromkeys(("ADD", "UPDATE", "DELETE", "NOOP"), 25.0)

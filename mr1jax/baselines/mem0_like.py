@@ -19,7 +19,7 @@ import numpy as np
 from mr1jax.agents.manager import MAX_OPERATIONS, text_terms
 from mr1jax.agents.play import decide, fact_at
 from mr1jax.agents.prompts import Language
-from mr1jax.config import Config
+from mr1jax.config import Config, replace
 from mr1jax.data.records import Record
 from mr1jax.evaluate import OPERATIONS, Memories
 from mr1jax.memory.bank import apply_operation, init_bank
@@ -72,7 +72,7 @@ def _turn(
         time=fact.time,
     )
     added_C, _ = jax.vmap(functools.partial(apply_operation, when_full=config.bank.when_full))(bank_C, add)
-    left_C = bank_C.replace(clock=bank_C.clock + MAX_OPERATIONS)
+    left_C = replace(bank_C, clock=bank_C.clock + MAX_OPERATIONS)
 
     def pick(asked, added, left):
         gate = gate_C.reshape(-1, *[1] * (asked.ndim - 1))

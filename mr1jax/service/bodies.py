@@ -39,7 +39,7 @@ class Scope(BaseModel):
     agent_id: str = ""
     run_id: str = ""
 
-    def of(self, caller: Caller) -> dict[str, str]:
+    def of(self, caller: Caller) -> dict[str, Any]:
         """Returns the scope as arguments of the agent, under the user that the caller's token is bound to, where it is bound to one.
 
         Raises Refused where the request names another.
