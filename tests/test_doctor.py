@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from test_cli import run  # noqa: F401
 
-from mr1jax import cli, doctor
+from mr1jax import cli, doctor, warm_start
+from mr1jax.config import Config
 from mr1jax.data import datasets
 from mr1jax.data.honesty import describe_split
 from mr1jax.data.memdial import memdial_dataset_builder
 from mr1jax.manifest import write_manifest
+from mr1jax.text.tokenizer import SentencePieceTokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -159,3 +161,17 @@ def test_the_sums_that_ship_are_of_what_ships(tmp_path):
         shutil.copy(ROOT / "assets" / name, tmp_path)
     write_manifest(tmp_path)
     assert json.loads((tmp_path / "manifest.json").read_text()) == json.loads((ROOT / "assets/manifest.json").read_text())
+
+
+def test_a_new_warm_start_has_sums_of_its_own(monkeypatch, tmp_path):
+    """Oracle: the folder, found sound after a warm start, and after a second one over it; while one is trained there are no sums."""
+
+    def train_tokenizer(path):
+        assert not (path.parent / "manifest.json").exists()
+        shutil.copy(ROOT / "assets/tokenizer.model", path)
+        return SentencePieceTokenizer(path)
+
+    monkeypatch.setattr(warm_start, "train_tokenizer", train_tokenizer)
+    for _ in range(2):
+        warm_start.warm_start(Config(), (), tmp_path)
+        assert states(doctor.check_assets(tmp_path)) == {"assets/tokenizer.model": "ok"}
