@@ -8,6 +8,7 @@ from typing import Any
 
 from mr1jax.agents.prompts import MARKERS
 from mr1jax.config import require
+from mr1jax.text.huggingface_tokenizer import HuggingFaceTokenizer
 from mr1jax.text.tokenizer import Tokenizer
 
 MAX_TEXT = 100_000  # characters of all messages of one request
@@ -93,14 +94,16 @@ _MONTHS = "January February March April May June July August September October N
 class Speller:
     """Encodes what users write. A marker that somebody writes, "**Answer:**", is spelled in letters, so that only the library writes those.
 
-    A tokenizer with special tokens of its own spells those out itself; texts without a marker have the tokens they were trained with.
+    So is what a backbone was given beside text and does not call special, "<tool_call>"; what it does, its tokenizer spells out itself.
+    Texts without any of these have the tokens they were trained with.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         pieces = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
         token_of = {piece: token for token, piece in enumerate(pieces) if len(piece) == 1}
         markers = {marker.encode() for marker in MARKERS}
-        marked = [token for token, piece in enumerate(pieces) if piece.strip() in markers or piece in markers]
+        added = tokenizer.added_tokens() if isinstance(tokenizer, HuggingFaceTokenizer) else frozenset()
+        marked = [token for token, piece in enumerate(pieces) if token in added or piece.strip() in markers or piece in markers]
         self._spelled = {token: [token_of[bytes([byte])] for byte in pieces[token]] for token in marked if len(pieces[token]) > 1}
         self._tokenizer = tokenizer
         self.encode = functools.lru_cache(maxsize=1 << 14)(self._encode)

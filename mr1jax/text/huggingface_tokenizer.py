@@ -74,6 +74,10 @@ class HuggingFaceTokenizer:
         """Returns the exact bytes a token stands for: none for special tokens."""
         return self._bytes[token]
 
+    def added_tokens(self) -> frozenset[int]:
+        """Returns the ids of what the model has beside pieces of text, "<|im_end|>" and, not special to the tokenizer, "<tool_call>"."""
+        return frozenset(self._ours([*self._special, *self._plain]))
+
     def chat_frame(self) -> ChatFrame:
         """Renders the folder's chat template around one message of a user, in jinja2's sandbox.
 
