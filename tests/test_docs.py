@@ -51,7 +51,12 @@ WRITTEN = {
 
 
 class StandIn(BaseHTTPRequestHandler):
-    """Answers in the place of vLLM: one line for each grammar that it is asked to hold to."""
+    """Answers in the place of vLLM: that it is there, and one line for each grammar that it is asked to hold to."""
+
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 404)
+        self.send_header("content-length", "0")
+        self.end_headers()
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
