@@ -24,7 +24,7 @@ from mr1jax.service.texts import now
 REQUESTS, USERS, THREADS = 100_000, 200, 8
 _EACH = 10  # memories of a user
 _QUESTIONS = 0.02  # share of the requests
-_SIGN = re.compile(r"user-(\d+)|secret(\d+)x")
+_SIGN = re.compile(r"user-(\d+|another)|secret(\d+)x")
 _IDS = uuid.UUID("1f0e3dad-9990-4345-a439-6e0d63ce8c11")
 _WORDS = "dog harbour tea boat garden school street jazz honey bees".split()
 
@@ -89,10 +89,13 @@ def ask_for_others(agent: MemoryAgent, users: Users, num_requests: int, threads:
 
 
 def _told(call: Callable[[], Any]) -> tuple[Any, bool]:
+    """Calls, and tells whether it was refused as every id is that nobody has; any other refusal says that the id is somebody's."""
     try:
         return call(), False
     except NotFound as error:
         return str(error), True
+    except ValueError as error:
+        return f"user-another: {error}", False
 
 
 def _id(users: Users, name: str, rng: random.Random) -> str:
