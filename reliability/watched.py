@@ -75,8 +75,8 @@ class Watched:
         wanted = [*spell(opening), *texts[0], *after_asked, *line_break, *spell("Memories:"), *line_break]
         for number, (slot, text) in enumerate(zip(slots, texts[1:], strict=True), start=1):
             wanted += [*text, *self._tokenizer.encode(number_mark(number)), *_used(dates, 0, slot), *line_break]
-        self._note(seen == wanted, f"the prompt is {self._tokenizer.decode(seen)!r}, not {self._tokenizer.decode(wanted)!r}")
-        lines = self._tokenizer.decode(seen).split("\n")
+        self._note(seen == wanted, f"the prompt is {self._bytes(seen)!r}, not {self._bytes(wanted)!r}")
+        lines = self._bytes(seen).decode(errors="replace").split("\n")  # a text that is cut to its slot may end in half a character
         ends = [rf" ?\S.*\[{number}\] \d+ \w+ \d+" for number in range(1, len(slots) + 1)]
         numbered = len(lines) == len(ends) + 3 and all(map(re.fullmatch, ends, lines[2:]))
         self._note(numbered and lines[1] == "Memories:" and lines[-1] == "", f"the lines are {lines}")
@@ -85,9 +85,12 @@ class Watched:
         """Tells whether a response came to its end; one that did must be of its form."""
         tokens = response[:length].tolist()
         finished = tokens[-1:] == [self._tokenizer.eos_id]
-        written = b"".join(map(self._tokenizer.token_bytes, tokens))
+        written = self._bytes(tokens)
         self._note(not finished or re.fullmatch(pattern.encode(), written) is not None, f"the response {written!r} has another form")
         return finished
+
+    def _bytes(self, tokens: list[int]) -> bytes:
+        return b"".join(map(self._tokenizer.token_bytes, tokens))
 
     def _note(self, holds: Any, otherwise: str) -> None:
         if not holds:

@@ -1,5 +1,7 @@
 """Poisoned memories, by every entrance, in the short form of what `make reliability` does with all cases."""
 
+import random
+
 import pytest
 from service_world import small_start
 
@@ -8,11 +10,11 @@ from reliability.poison_payloads import PAYLOADS
 
 
 def test_poison_stays_what_it_is():
-    """Oracle: the rows of everybody else as sqlite3 reads them, prompts joined in Python, `re`, the log replayed; 240 payloads and
-    entrances, with a Manager of random weights, which adds, updates and deletes as it comes."""
-    outcome = poison.poisoned(points=240, seed=0, start=small_start())
+    """Oracle: the rows of everybody else as sqlite3 reads them, prompts joined in Python, `re`, the log replayed; every kind by every
+    entrance, with a Manager of random weights, which adds, updates and deletes as it comes."""
+    outcome = poison.poisoned(points=470, seed=0, start=small_start())
     assert outcome.failures == []
-    assert outcome.tried > 240
+    assert outcome.tried > 470
 
 
 def test_no_payload_is_spelled_with_tokens_of_the_library():
@@ -23,10 +25,10 @@ def test_no_payload_is_spelled_with_tokens_of_the_library():
 
 
 def test_every_kind_meets_every_entrance():
-    """Oracle: the table itself, counted: every pair but that of a victim's own name as the user."""
-    pairs = {(entrance, kind) for entrance, kind, _ in poison.cases()}
+    """Oracle: the tables, multiplied: the cases of the short form hold every pair, and there are some thousands in all."""
+    pairs = {(entrance, kind) for entrance, kind, _ in poison.draw(470, random.Random(0))}
     assert pairs == {(entrance, kind) for entrance in poison.ENTRANCES for kind in PAYLOADS}
-    assert len(poison.cases()) > 200
+    assert len(set(poison.draw(10**6, random.Random(0)))) == len(poison.cases()) > 2000
 
 
 @pytest.mark.slow
