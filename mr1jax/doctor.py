@@ -67,7 +67,8 @@ def check_versions(root: Path) -> Iterator[Finding]:
     pins = {_plain(name): version for name, version in pins.items()}
     wanted = [(line, "") for line in project["dependencies"]] + [(line, SERVE) for line in project["optional-dependencies"]["serve"]]
     for requirement, user in wanted:
-        yield _check_package(*requirement.split(">="), user, pins)
+        name, lowest = requirement.split(">=")
+        yield _check_package(name, lowest, user, pins)
 
 
 def _check_package(name: str, lowest: str, user: str, pins: dict[str, str]) -> Finding:

@@ -28,7 +28,11 @@ def bars(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str, metric
         for at, scores in zip(at_N, found, strict=True):
             of_seed = scores["seeds"][metric]
             axes.plot([at] * len(of_seed), of_seed, "o", color="white", markeredgecolor="black", markersize=4)
-    axes.set_xticks(range(len(rows)), [textwrap.fill(row.replace("_", " "), 14) for row in rows], fontsize=8 if len(rows) > 6 else 10)
+    axes.set_xticks(
+        range(len(rows)),
+        [textwrap.fill(row.replace("_", " "), 14 if len(rows) <= 6 else 9) for row in rows],
+        fontsize=8 if len(rows) > 6 else 10,
+    )
     axes.set_ylabel(title)
     _finish(axes, legend=len(series) > 1)
     return _png(figure)

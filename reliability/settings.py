@@ -146,7 +146,7 @@ TRIED: tuple[Any, ...] = (
         "a:\u0663",
         "query\n",
     ),
-    *("reject", "dense", "lexical", "ppo", "manager", "locomo", "bfloat16"),
+    *("reject", "dense", "lexical", "ppo", "manager", "locomo", "bfloat16", "f1"),
     *(
         (),
         ("query",),

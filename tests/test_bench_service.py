@@ -110,5 +110,12 @@ def test_parts_are_kept_and_a_lost_write_is_an_exit_status(tmp_path, monkeypatch
     assert bench_service.main(["kill", "--seconds", "2", "--results", str(path)]) == 1
     found = json.loads(path.read_text())
     assert (found["load"], found["kill"]["lost"], len(found["kill"]["load_average"]["before"])) == ({"kept": 1}, 2, 3)
+    assert found["lost"] == 2
+    times = {kind: {"requests": 9, "p50_ms": p, "p95_ms": p + 1, "p99_ms": p + 2} for kind, p in (("adds", 1), ("answers", 5))}
+    load = {"clients": {"8": {"adds_per_s": 3.0, "answers_per_s": 4.0, **times}}}
+    monkeypatch.setattr(bench_service, "_parts", lambda seconds: {"load": lambda folder: load})
+    assert bench_service.main(["load", "--results", str(path)]) == 1  # what was lost before is still lost
+    found = json.loads(path.read_text())
+    assert (found["adds_per_s"], found["p95_ms"], found["lost"]) == ({"8": 3.0}, {"8": {"adds": 2, "answers": 6}}, 2)
     assert bench_service.main(["walk", "--results", str(path)]) == 2
-    assert capsys.readouterr().err == "bench.service: there is no part 'walk'; name some of kill\n"
+    assert capsys.readouterr().err == "bench.service: there is no part 'walk'; name some of load\n"

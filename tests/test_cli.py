@@ -14,6 +14,7 @@ from mr1jax.status import Stopped
 def run(monkeypatch, tmp_path, capsys):
     """Runs `mr1jax` with these arguments in an empty folder: (status, standard error)."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MR1JAX_STORE", "sqlite:///memory.db")  # not the user's own
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["mr1jax", *map(str, arguments)])

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
         return 2
     for name in options.parts or parts:
         measured[name] = _measure(parts[name])
-        results.write(options.results, measured)
+        results.write(options.results, measured | _summary(measured))
     print(f"written to {options.results}")
     return int(_is_wrong(measured))
 
@@ -59,6 +59,18 @@ def _measure(part: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         found = part(Path(scratch))
     machine = {"platform": platform.platform(), "cores": os.cpu_count(), "jax": jax.__version__}
     return found | {"machine": machine, "load_average": {"before": before, "after": os.getloadavg()}}
+
+
+def _summary(measured: dict[str, Any]) -> dict[str, Any]:
+    """Puts beside the parts what is asked for first: speed by the number of clients, and what was lost or told to another."""
+    clients = measured.get("load", {}).get("clients", {})
+    speed = {name: {count: of[name] for count, of in clients.items()} for name in ("adds_per_s", "answers_per_s")}
+    times = {
+        name: {count: {kind: of[kind][name] for kind in ("adds", "answers")} for count, of in clients.items()}
+        for name in ("p50_ms", "p95_ms", "p99_ms")
+    }
+    found = {name: measured[part][name] for part, name in (("kill", "lost"), ("isolation", "cross_user")) if part in measured}
+    return (speed | times if clients else {}) | found
 
 
 def _is_wrong(measured: dict[str, Any]) -> bool:

@@ -44,13 +44,13 @@ class Users:
         return [f"{user} was told of user-{number}: {text:.200}" for number in numbers if f"user-{number}" != user]
 
 
-def measure(folder: Path, count: int = REQUESTS) -> dict[str, Any]:
+def measure(folder: Path, num_requests: int = REQUESTS) -> dict[str, Any]:
     """Sends so many requests; {"requests", "cross_user", "by_kind", "refused"}. cross_user: those that came to something of another's."""
     with MemoryAgent.from_pretrained(store=f"sqlite:///{folder}/isolation.db") as agent:
         users = Users(agent, USERS)
         before = _everything(agent, users)
         began = time.perf_counter()
-        sent, leaked = ask_for_others(agent, users, count, THREADS)
+        sent, leaked = ask_for_others(agent, users, num_requests, THREADS)
         seconds = time.perf_counter() - began
         leaked += [
             f"what {name} remembers has changed" for name, now_there in _everything(agent, users).items() if now_there != before[name]
@@ -62,7 +62,7 @@ def measure(folder: Path, count: int = REQUESTS) -> dict[str, Any]:
     return result | {"by_kind": by_kind, "refused": refused, "seconds": round(seconds, 1)}
 
 
-def ask_for_others(agent: MemoryAgent, users: Users, count: int, threads: int) -> tuple[Counter, list[str]]:
+def ask_for_others(agent: MemoryAgent, users: Users, num_requests: int, threads: int) -> tuple[Counter, list[str]]:
     """Asks from several threads; returns how many requests there were by (kind, whether refused), and what was told of others."""
     sent: Counter = Counter()
     leaked: list[str] = []
@@ -70,7 +70,7 @@ def ask_for_others(agent: MemoryAgent, users: Users, count: int, threads: int) -
 
     def run(number: int) -> None:
         rng, mine, found = random.Random(number), Counter(), []
-        for _ in range(len(range(number, count, threads))):
+        for _ in range(len(range(number, num_requests, threads))):
             kind = "answer" if rng.random() < _QUESTIONS else rng.choice(_READING)
             user, other = rng.sample(users.names, 2)
             told, refused = _told(lambda: KINDS[kind](agent, users, user, other, rng))  # noqa: B023  called at once

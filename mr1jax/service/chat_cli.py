@@ -64,7 +64,7 @@ class Undoable:
 class Chat:
     """One conversation with the memory of one owner. Lines that it cannot do anything with raise ValueError."""
 
-    def __init__(self, agent: "MemoryAgent", ids: dict[str, str]):
+    def __init__(self, agent: "MemoryAgent", ids: Json):
         self._agent, self._ids = agent, ids
         self._done: list[Undoable] = []
 

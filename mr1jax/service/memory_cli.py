@@ -17,7 +17,11 @@ from mr1jax.status import Failed
 if TYPE_CHECKING:
     from mr1jax.service.memories import Memories
 
-Positional = tyro.conf.Positional
+Said = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
+MemoryId = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ID")]
+File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Whose:
     agent_id: str = ""
     run_id: str = ""
 
-    def ids(self) -> dict[str, str]:
+    def ids(self) -> Json:
         """Returns the ids as the agent takes them; raises ValueError where there is none, before anything large is imported."""
         require(any(vars(self).values()), "no user is named; say whose memory this is, by --user-id")
         return dict(vars(self))
@@ -42,7 +46,7 @@ NOBODY = Whose()
 
 
 def add(
-    text: Annotated[str, Positional],
+    text: Said,
     memory: Memory = SHIPPED,
     whose: Owner = NOBODY,
     timestamp: str = "",
@@ -66,7 +70,7 @@ def add(
     _print(done, json, (line for result in done["results"] for line in operation_lines(result)))
 
 
-def search(query: Annotated[str, Positional], store: str = "", whose: Owner = NOBODY, limit: int = 10, json: bool = False) -> None:
+def search(query: Said, store: str = "", whose: Owner = NOBODY, limit: int = 10, json: bool = False) -> None:
     """Finds memories that share words with a query, the best first: mr1jax memory search dog --user-id ann
 
     Args:
@@ -97,7 +101,7 @@ def list_memories(store: str = "", whose: Owner = NOBODY, limit: int = 100, dele
     _print(there, json, map(memory_line, there["results"]))
 
 
-def history(memory_id: Annotated[str, Positional], store: str = "", whose: Owner = NOBODY, json: bool = False) -> None:
+def history(memory_id: MemoryId, store: str = "", whose: Owner = NOBODY, json: bool = False) -> None:
     """Lists every operation on a memory, the first first; exit status 1 where there is no such memory.
 
     For example: mr1jax memory history 0e9a8cbc-3a4b-4f4e-a33f-6c4a13dd8f53 --user-id ann
@@ -114,9 +118,7 @@ def history(memory_id: Annotated[str, Positional], store: str = "", whose: Owner
     _print(events, json, map(event_line, events))
 
 
-def undo(
-    memory_id: Annotated[str, Positional], store: str = "", whose: Owner = NOBODY, to_event: int | None = None, json: bool = False
-) -> None:
+def undo(memory_id: MemoryId, store: str = "", whose: Owner = NOBODY, to_event: int | None = None, json: bool = False) -> None:
     """Takes a memory back to what it was before its last operation; exit status 1 where there is no such memory.
 
     What undoes an ADD deletes; done twice, it undoes the undoing. For example:
@@ -135,7 +137,7 @@ def undo(
     _print(restored, json, [memory_line(restored)])
 
 
-def export(file: Annotated[Path, Positional], store: str = "", whose: Owner = NOBODY, json: bool = False) -> None:
+def export(file: File, store: str = "", whose: Owner = NOBODY, json: bool = False) -> None:
     """Writes memories to a file, one JSON object a line: mr1jax memory export ann.jsonl --user-id ann
 
     Args:
@@ -150,7 +152,7 @@ def export(file: Annotated[Path, Positional], store: str = "", whose: Owner = NO
     print(json_text.dumps({"exported": count}) if json else f"exported {count} memories to {file}")
 
 
-def import_file(file: Annotated[Path, Positional], store: str = "", whose: Owner = NOBODY, json: bool = False) -> None:
+def import_file(file: File, store: str = "", whose: Owner = NOBODY, json: bool = False) -> None:
     """Adds the memories of an export, each as it is; those that are there already stay: mr1jax memory import ann.jsonl --user-id ann
 
     Args:
@@ -189,7 +191,7 @@ def telling_what_is_not_there() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(store: str, whose: Whose) -> "Iterator[tuple[Memories, dict[str, str]]]":
+def _opened(store: str, whose: Whose) -> "Iterator[tuple[Memories, Json]]":
     ids = whose.ids()
     from mr1jax.service.memories import Memories
     from mr1jax.service.sql_store import SqlStore
