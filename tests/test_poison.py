@@ -3,8 +3,9 @@
 import random
 
 import pytest
-from service_world import small_start
+from service_world import scripted_agent, small_start
 
+from mr1jax.service.sql_store import SqlStore
 from reliability import poison
 from reliability.poison_payloads import PAYLOADS
 
@@ -36,3 +37,13 @@ def test_the_shipped_agents_meet_poison():
     """Oracle: as above; the agents that ship, and other cases."""
     outcome = poison.poisoned(points=60, seed=1)
     assert outcome.failures == []
+
+
+def test_an_import_names_the_line_whose_id_is_no_text(tmp_path):
+    """Oracle: the sentence; found by the long form, where the id of a memory was half a character."""
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"id": "a", "memory": "Mia likes tea"}\n{"id": "\\udc00", "memory": "Ben likes jazz"}\n')
+    with scripted_agent(SqlStore("memory")) as agent:
+        with pytest.raises(ValueError, match=r"^line 2 of .* is no memory \(its id is .* give it without control characters\)"):
+            agent.import_jsonl(path, user_id="ann")
+        assert agent.get_all(user_id="ann") == {"results": []}

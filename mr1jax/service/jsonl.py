@@ -9,7 +9,7 @@ from mr1jax.config import require
 from mr1jax.report import write_whole
 from mr1jax.service.memories import Memories
 from mr1jax.service.records import Event, Memory, Scope
-from mr1jax.service.texts import MAX_MEMORY, check_metadata, check_text, now, read_time
+from mr1jax.service.texts import MAX_MEMORY, check_metadata, check_name, check_text, now, read_time
 
 _EVERYTHING = 2**31 - 1
 _MAX_BYTES = 1 << 30
@@ -57,7 +57,7 @@ def _read_line(source: Path, number: int, line: bytes) -> Memory:
     try:
         memory = Memory.from_json(json.loads(line))
         expires_at = None if memory.expires_at is None else read_time("expires_at", memory.expires_at)
-        require(isinstance(memory.id, str) and memory.id != "", "it has no id; give one")
+        require(check_name("its id", memory.id) != "", "it has no id; give one")
         require(type(memory.speaker) is int and memory.speaker in (0, 1), "its speaker is neither 0 nor 1; give one of them")
         return dataclasses.replace(
             memory,
