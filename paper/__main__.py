@@ -8,27 +8,14 @@ Stopped and started again it goes on; what is finished, runs/paper keeps.
 """
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
 
-from paper.jobs import COST, origin
+from paper.jobs import costs
 from paper.page import write_page
-from paper.plan import Item, Pair, Run
 from paper.pool import do_all
-from paper.scores import read_scores
 from paper.table import write_table
 from paper.tables import TABLES, everything
-
-
-def costs(items: Sequence[Item]) -> dict[str, Any]:
-    """Adds up what a table cost: minutes of its runs and its scoring, and on which code and machine they ran."""
-    runs = [json.loads((item.folder / COST).read_text()) for item in items if isinstance(item, Run)]
-    seconds = sum(each["seconds"] for each in runs) + sum(read_scores(item).seconds for item in items if isinstance(item, Pair))
-    commits = sorted({each["commit"] for each in [*runs, origin()]})
-    return {"machine": origin()["machine"], "commits": commits, "minutes": round(seconds / 60, 1)}
 
 
 def main() -> int:

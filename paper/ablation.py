@@ -1,7 +1,7 @@
 """The paper's ablation (its section 4.3): each agent trained alone, both, and both with an Answer Agent that quotes no memories."""
 
 from paper import figures
-from paper.plan import SEEDS, Pair, Run, pair, run
+from paper.plan import SEEDS, Pair, Run, pair, run, unique
 from paper.scores import p_value, summarise
 from paper.table import Table, holds
 
@@ -35,7 +35,7 @@ def agents(algorithm: str, seed: int) -> dict[str, Run]:
 
 
 def row_pairs(algorithm: str, row: str) -> list[Pair]:
-    """Plans a row of the table, a pair a seed; the base is one pair, the same for all."""
+    """Plans a row of the table, a pair a seed; the base, which has no seed, is one."""
     used = {
         "base": (),
         "rl_manager": ("manager",),
@@ -43,9 +43,7 @@ def row_pairs(algorithm: str, row: str) -> list[Pair]:
         "no_distillation": ("manager", "undistilled"),
         "full": ("manager", "answerer"),
     }[row]
-    if not used:
-        return [pair("base")]
-    return [pair(f"{row}-{algorithm}-seed{seed}", *(agents(algorithm, seed)[each] for each in used)) for seed in SEEDS]
+    return unique([pair(*(agents(algorithm, seed)[each] for each in used)) for seed in SEEDS])
 
 
 def runs() -> list[Run]:

@@ -28,9 +28,7 @@ def row_runs(name: str) -> list[Run]:
 
 
 def row_pairs(name: str) -> list[Pair]:
-    if name in ("grpo", "ppo"):
-        return [pair(f"rl_manager-{name}-seed{seed}", each) for seed, each in zip(SEEDS, row_runs(name), strict=True)]
-    return [pair(f"with-{each.name}", each) for each in row_runs(name)]
+    return [pair(each) for each in row_runs(name)]
 
 
 NAMES = ("grpo", "ppo", *VARIANTS)
@@ -41,18 +39,18 @@ def runs() -> list[Run]:
 
 
 def pairs() -> list[Pair]:
-    return [pair("base"), *(each for name in NAMES for each in row_pairs(name))]
+    return [pair(), *(each for name in NAMES for each in row_pairs(name))]
 
 
 def make() -> Table:
-    rows: dict = {"start": {"scores": summarise([pair("base")])}}
+    rows: dict = {"start": {"scores": summarise([pair()])}}
     for name in NAMES:
         found = logs(row_runs(name))
         rows[name] = {
             "scores": summarise(row_pairs(name)),
             "reward, last ten steps": sum(mean_reward(log[-10:]) for log in found) / len(found),
             "dead groups, percent": 100 * sum(mean_of(log, "dead_groups") for log in found) / len(found),
-            "core-minutes": sum(sum(record["seconds"] for record in log) for log in found) / len(found) / 60,
+            "minutes": sum(sum(record["seconds"] for record in log) for log in found) / len(found) / 60,
         }
     told = "; ".join(f"{name}: {holds(rows['grpo']['scores'], rows[name]['scores'])}" for name in NAMES[1:])
     return Table(

@@ -16,7 +16,7 @@ AT_ONCE, BRANCH, INDEPENDENT, REPLAY, CURRICULUM = (
 )
 EXPERIMENTS = {BRANCH: "grpo_manager_branch4", INDEPENDENT: "grpo_manager_independent", REPLAY: "grpo_manager_replay"}
 NAMES = (AT_ONCE, *EXPERIMENTS, CURRICULUM)
-PROBE = 10  # steps
+FIRST = 10  # steps
 
 
 def row_runs(name: str) -> list[list[Run]]:
@@ -32,37 +32,30 @@ def row_runs(name: str) -> list[list[Run]]:
     return chains
 
 
-def probes() -> list[Run]:
-    """Plans the first steps of AT_ONCE once more, by code that logs the deviation of a group's rewards."""
-    return [run("grpo_manager", seed, "probe", steps=PROBE) for seed in SEEDS]
-
-
 def row_pairs(name: str) -> list[Pair]:
-    if name == AT_ONCE:
-        return [pair(f"rl_manager-grpo-seed{seed}", *chain) for seed, chain in zip(SEEDS, row_runs(name), strict=True)]
-    return [pair(f"with-{chain[-1].name}", chain[-1]) for chain in row_runs(name)]
+    return [pair(chain[-1]) for chain in row_runs(name)]
 
 
 def runs() -> list[Run]:
-    return [*probes(), *(each for name in NAMES for chain in row_runs(name) for each in chain)]
+    return [each for name in NAMES for chain in row_runs(name) for each in chain]
 
 
 def pairs() -> list[Pair]:
-    return [pair("base"), *(each for name in NAMES for each in row_pairs(name))]
+    return [pair(), *(each for name in NAMES for each in row_pairs(name))]
 
 
 def make() -> Table:
-    rows: dict = {"start": {"scores": summarise([pair("base")])}}
+    rows: dict = {"start": {"scores": summarise([pair()])}}
     for name in NAMES:
         chains = row_runs(name)
-        first = logs(probes() if name == AT_ONCE else [chain[0] for chain in chains])
+        first = logs([chain[0] for chain in chains])
         every = [record for chain in chains for log in logs(chain) for record in log]
         rows[name] = {
             "scores": summarise(row_pairs(name)),
-            "spread of a group's rewards at first": sum(mean_of(log[:PROBE], "reward_std") for log in first) / len(first),
-            "dead groups at first, percent": 100 * sum(mean_of(log[:PROBE], "dead_groups") for log in first) / len(first),
+            "spread of a group's rewards at first": sum(mean_of(log[:FIRST], "reward_std") for log in first) / len(first),
+            "dead groups at first, percent": 100 * sum(mean_of(log[:FIRST], "dead_groups") for log in first) / len(first),
             "steps": len(every) / len(chains),
-            "core-minutes": sum(record["seconds"] for record in every) / len(chains) / 60,
+            "minutes": sum(record["seconds"] for record in every) / len(chains) / 60,
             "UPDATE, percent": _share(row_pairs(name), "update"),
             "NOOP, percent": _share(row_pairs(name), "noop"),
         }
@@ -78,7 +71,7 @@ def make() -> Table:
             "the end (its algorithm 5). They differ here in `horizon` alone: how many turns are played after the branch.",
             "Runs are of about equal time on a quiet core, not of equal steps: what is played on costs a prompt a turn and member. The "
             "minutes are of cores that other work shared.",
-            f"At first: the first {PROBE} steps. A dead group is one whose rewards are all equal.",
+            f"At first: the first {FIRST} steps. A dead group is one whose rewards are all equal.",
             "A bank of its own: each member plays eight turns before the one that is judged (arXiv 2605.21768 objects to such groups).",
         ),
         figure=figures.bars({name: {"EM": row["scores"]} for name, row in rows.items()}, "EM on memdial's test split, percent"),

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from mr1jax.report import write_whole
 from paper.plan import DATA, RUNS, Accuracy, Baselines, Item, Run, baseline_pair
 from paper.scores import score_accuracy, score_baselines, score_pair, scores_path
 
-COST = "cost.json"  # in the folder of a run
 CORE = "PAPER_CORE"  # in the environment: the one core that a job may use, so that several do not get in each other's way
 
 
@@ -28,18 +28,28 @@ def is_trained(run: Run) -> bool:
     return True
 
 
-def train_run(run: Run) -> None:
-    """Trains a run into its folder, or goes on with it, and notes what it cost beside it."""
-    started = time.monotonic()
-    run_experiment(run.config, ProcessConfig(), run.folder, DATA)
-    write_whole(run.folder / COST, json.dumps(origin() | {"seconds": time.monotonic() - started}) + "\n")
-
-
 def is_done(item: Item) -> bool:
     if isinstance(item, Run):
         return is_trained(item)
     pairs = [baseline_pair(name) for name in NOTES] if isinstance(item, Baselines) else [item]
     return all(scores_path(pair).is_file() for pair in pairs)
+
+
+def cost_path(item: Item) -> Path:
+    return RUNS / "costs" / f"{item.name}.json"
+
+
+def add_cost(item: Item, seconds: float) -> None:
+    """Notes what a job cost, on which code and machine; what it cost before it was stopped is in it."""
+    before = json.loads(cost_path(item).read_text())["seconds"] if cost_path(item).is_file() else 0.0
+    write_whole(cost_path(item), json.dumps(origin() | {"seconds": before + seconds}) + "\n")
+
+
+def costs(items: Sequence[Item]) -> dict[str, Any]:
+    """Adds up what jobs cost: minutes, and on which code and machines."""
+    noted = [json.loads(cost_path(item).read_text()) for item in items]
+    commits, machines = (sorted({each[name] for each in noted}) for name in ("commit", "machine"))
+    return {"machine": "; ".join(machines), "commits": commits, "minutes": round(sum(each["seconds"] for each in noted) / 60, 1)}
 
 
 def origin() -> dict[str, Any]:
@@ -61,7 +71,7 @@ def do(item: Item) -> None:
     """Does what is planned; RUNS is made where it is not there."""
     RUNS.mkdir(parents=True, exist_ok=True)
     if isinstance(item, Run):
-        train_run(item)
+        run_experiment(item.config, ProcessConfig(), item.folder, DATA)
     elif isinstance(item, Baselines):
         score_baselines()
     elif isinstance(item, Accuracy):
@@ -76,7 +86,11 @@ def main() -> None:
 
     if core := os.environ.get(CORE):
         os.sched_setaffinity(0, {int(core)})
-    do(next(item for item in everything() if item.name == sys.argv[1]))
+    item, started = next(item for item in everything() if item.name == sys.argv[1]), time.monotonic()
+    try:
+        do(item)
+    finally:
+        add_cost(item, time.monotonic() - started)
 
 
 if __name__ == "__main__":

@@ -43,12 +43,12 @@ def pairs() -> list[Pair]:
 
 
 def make() -> Table:
-    start = load_start(pair("start").config)
+    start = load_start(pair().config)
     facts, questions = _requests(start)
     search = jax.jit(jax.vmap(functools.partial(answerer.observe, language=start.language, config=start.config.answerer)))
     rows = {"search": measure(lambda task: search(task.bank, task.question, task.dates), questions)}
     for name in ("start", *ALGORITHMS):
-        trained = load_start(pair(name, *_pair(name)).config).params
+        trained = load_start(pair(*_pair(name)).config).params
         title = name if name == "start" else name.upper()
         rows[f"Memory Manager, {title}"] = measure(_one(manage, trained["manager"], start), facts)
         rows[f"Answer Agent, {title}"] = measure(_one(answer, trained["answerer"], start), questions)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mr1jax.cli import load_config
 from mr1jax.config import Config, replace
@@ -11,16 +11,15 @@ from mr1jax.config import Config, replace
 SEEDS = (1, 2, 3)
 RUNS = Path("runs/paper")
 DATA = Path("data")
-Banks = Literal["manager", "append_only", "no_memory"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run, kept in `RUNS / name`. after: the run that has to be finished before it."""
+    """One training run, kept in `RUNS / name`. after: the runs that have to be finished before it."""
 
     name: str
     config: Config
-    after: str = ""
+    after: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -35,7 +34,6 @@ class Pair:
     """
 
     name: str
-    banks: Banks
     config: Config
     after: tuple[str, ...] = ()
 
@@ -62,7 +60,7 @@ Item = Run | Pair | Baselines | Accuracy
 
 def baseline_pair(row: str) -> Pair:
     """Names the scores of one baseline."""
-    return Pair(f"baseline-{row}", "manager", Config())
+    return Pair(f"baseline-{row}", Config())
 
 
 def run(experiment: str, seed: int, variant: str = "", *, after: Run | None = None, **changes: Any) -> Run:
@@ -71,19 +69,15 @@ def run(experiment: str, seed: int, variant: str = "", *, after: Run | None = No
     config = load_config(experiment)
     if after:
         changes[f"{config.agent}_from"] = str(after.folder)
-    return Run(name, replace(config, seed=seed, **changes), after.name if after else "")
+    return Run(name, replace(config, seed=seed, **changes), (after.name,) if after else ())
 
 
-def pair(name: str, *runs: Run, banks: Banks = "manager", like: Config | None = None) -> Pair:
-    """Plans the scoring of the agents that these runs trained; an agent that none of them trained is the one that ships.
-
-    like: the configuration whose model and agents they are, where it is not that of `demo`.
-    """
-    config = Config(distill=all(each.config.distill for each in runs))
-    if like:
-        config = replace(config, model=like.model, manager_from=like.manager_from, answerer_from=like.answerer_from)
+def pair(*runs: Run) -> Pair:
+    """Plans the scoring of the agents that these runs trained, named by them; an agent that none of them trained is the one that ships."""
+    names = tuple(each.name for each in runs)
     agents = {f"{each.config.agent}_from": str(each.folder) for each in runs}
-    return Pair(name, banks, replace(config, **agents), tuple(each.name for each in runs))
+    config = replace(Config(distill=all(each.config.distill for each in runs)), **agents)
+    return Pair("+".join(("start", *names)), config, names)
 
 
 def accuracy(of: Pair) -> Accuracy:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from paper.jobs import CORE, is_done
-from paper.plan import RUNS, Item, Run
+from paper.plan import RUNS, Item
 
 
 def do_all(items: Sequence[Item], workers: int) -> None:
@@ -18,7 +18,7 @@ def do_all(items: Sequence[Item], workers: int) -> None:
     while waiting or running:
         open_names = {item.name for item in [*waiting, *(item for item, _ in running.values())]} | set(failed)
         for core in sorted(set(range(workers)) - set(running)):
-            ready = next((item for item in waiting if not open_names & set(_before(item))), None)
+            ready = next((item for item in waiting if not open_names & set(item.after)), None)
             if ready:
                 waiting.remove(ready)
                 running[core] = (ready, _start(ready, core, workers))
@@ -33,10 +33,6 @@ def do_all(items: Sequence[Item], workers: int) -> None:
     if failed or waiting:
         stopped = ", ".join([*failed, *(item.name for item in waiting)])
         raise RuntimeError(f"these failed or wait for one that did: {stopped}; see {RUNS / 'logs'}, and the same command goes on")
-
-
-def _before(item: Item) -> tuple[str, ...]:
-    return tuple(filter(None, (item.after,))) if isinstance(item, Run) else item.after
 
 
 def _start(item: Item, core: int, workers: int) -> subprocess.Popen:

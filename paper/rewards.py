@@ -28,9 +28,7 @@ def variants(seed: int) -> dict[str, list[Run]]:
 
 
 def row_pairs(reward: str) -> list[Pair]:
-    if reward == "em":
-        return [pair(f"rl_answer-grpo-seed{seed}", variants(seed)["em"][-1]) for seed in SEEDS]
-    return [pair(f"reward-{reward}-seed{seed}", variants(seed)[reward][-1]) for seed in SEEDS]
+    return [pair(variants(seed)[reward][-1]) for seed in SEEDS]
 
 
 def runs() -> list[Run]:
@@ -38,11 +36,11 @@ def runs() -> list[Run]:
 
 
 def pairs() -> list[Pair]:
-    return [pair("base"), *(each for reward in variants(0) for each in row_pairs(reward))]
+    return [pair(), *(each for reward in variants(0) for each in row_pairs(reward))]
 
 
 def make() -> Table:
-    rows = {"start": {"scores": summarise([pair("base")])} | _lengths([pair("base")])}
+    rows = {"start": {"scores": summarise([pair()])} | _lengths([pair()])}
     rows |= {reward: {"scores": summarise(row_pairs(reward))} | _lengths(row_pairs(reward)) for reward in variants(0)}
     return Table(
         name="rewards",

@@ -1,7 +1,6 @@
 """What a pair of agents scores on memdial's test split, question by question, kept as a file; and means of these over seeds."""
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +12,11 @@ from mr1jax import evaluate
 from mr1jax.baselines.rows import baseline_rows
 from mr1jax.config import Config
 from mr1jax.data.datasets import read_split
-from mr1jax.evaluate import METRICS, Memories, Row
+from mr1jax.evaluate import METRICS, Row
 from mr1jax.operation_accuracy import OperationAccuracy, operation_accuracy
-from mr1jax.prepare import Start, encode, load_start
+from mr1jax.prepare import encode, load_start
 from mr1jax.report import write_whole
 from mr1jax.statistics import interval_of_seeds, paired_test
-from mr1jax.structs import Conversation
 from paper.plan import DATA, RUNS, Accuracy, Pair, baseline_pair
 
 _SEED = 0  # of the intervals
@@ -28,7 +26,8 @@ _SEED = 0  # of the intervals
 class Scores:
     """Of Q questions in one order, the same for every pair: scores from 0 to 1 by metric, the conversation and the category of each.
 
-    operations: applied while the banks were built, by kind; bank_fill, evidence_recall: from 0 to 1; response_tokens: a response, mean.
+    operations: applied while the banks were built, by kind; bank_fill, evidence_recall: from 0 to 1; response_tokens: of a response,
+    answer_words: of an answer, both means.
     """
 
     scores: dict[str, list[float]]
@@ -39,7 +38,6 @@ class Scores:
     evidence_recall: float | None
     response_tokens: float
     answer_words: float
-    seconds: float
 
 
 def scores_path(item: Pair | Accuracy) -> Path:
@@ -48,24 +46,21 @@ def scores_path(item: Pair | Accuracy) -> Path:
 
 def score_pair(pair: Pair) -> None:
     """Builds the banks of the test split, asks every question, and keeps the scores."""
-    started = time.monotonic()
     records = read_split("memdial", "test", DATA)
     start = load_start(pair.config)
     conversations = encode(records, start)
-    memories = _banks(pair, start, conversations)
+    memories = evaluate.build_banks(start.params["manager"], conversations, start.language, start.config)
     row = evaluate.evaluate(start.params["answerer"], memories, conversations, start.language, start.config, seed=_SEED)
-    write_whole(scores_path(pair), json.dumps(asdict(_scores(row, time.monotonic() - started))) + "\n")
+    write_whole(scores_path(pair), json.dumps(asdict(_scores(row))) + "\n")
 
 
 def score_baselines() -> None:
     """Scores every baseline on the test split; Memory-SFT trains first, in a folder of its own among the runs."""
-    started = time.monotonic()
     records = read_split("memdial", "test", DATA)
     start = load_start(Config())
     rows = baseline_rows(start, encode(records, start), records, _SEED, RUNS / "memory_sft")
-    seconds = (time.monotonic() - started) / len(rows)
     for name, row in rows.items():
-        write_whole(scores_path(baseline_pair(name)), json.dumps(asdict(_scores(row, seconds))) + "\n")
+        write_whole(scores_path(baseline_pair(name)), json.dumps(asdict(_scores(row))) + "\n")
 
 
 def score_accuracy(item: Accuracy) -> None:
@@ -106,15 +101,7 @@ def p_value(pairs: Sequence[Pair], others: Sequence[Pair]) -> float:
     return paired_test(one, other, read_scores(pairs[0]).conversation, _SEED)
 
 
-def _banks(pair: Pair, start: Start, conversations: Conversation) -> Memories:
-    if pair.banks == "no_memory":
-        return evaluate.empty_banks(conversations, start.config)
-    if pair.banks == "append_only":
-        return evaluate.append_only_banks(conversations, start.language, start.config)
-    return evaluate.build_banks(start.params["manager"], conversations, start.language, start.config)
-
-
-def _scores(row: Row, seconds: float) -> Scores:
+def _scores(row: Row) -> Scores:
     answers = row.answers
     return Scores(
         scores={metric: [answer.scores[metric] for answer in answers] for metric in METRICS},
@@ -125,5 +112,4 @@ def _scores(row: Row, seconds: float) -> Scores:
         evidence_recall=row.evidence_recall,
         response_tokens=float(np.mean([answer.response_tokens for answer in answers])),
         answer_words=float(np.mean([len(answer.prediction.split()) for answer in answers])),
-        seconds=seconds,
     )

@@ -32,7 +32,7 @@ def test_all_that_is_waited_for_is_planned_before():
     for name in TABLES:
         seen = set()
         for item in everything([name]):
-            assert seen.issuperset([item.after] if isinstance(item, Run) and item.after else item.after or ())
+            assert seen.issuperset(item.after)
             seen.add(item.name)
 
 
@@ -47,11 +47,12 @@ def test_every_run_of_a_table_has_every_seed():
 def test_pair_names_the_agents_it_scores(runs_in):
     """Oracle: written out by hand."""
     manager, reader = run("grpo_manager", 2), run("ppo_answer", 3, "undistilled", distill=False)
-    both = pair("both", manager, reader)
+    both = pair(manager, reader)
+    assert both.name == "start+grpo_manager-seed2+ppo_answer-undistilled-seed3"
     assert (both.config.manager_from, both.config.answerer_from) == (str(runs_in / "grpo_manager-seed2"), str(reader.folder))
     assert not both.config.distill
     assert both.after == ("grpo_manager-seed2", "ppo_answer-undistilled-seed3")
-    assert pair("start").config == Config()
+    assert (pair().name, pair().config) == ("start", Config())
 
 
 def test_two_plans_of_one_name_are_refused():
@@ -104,8 +105,8 @@ def recorder(runs_in, monkeypatch):
     return make
 
 
-A, B, C = (Run(name, Config(), after) for name, after in (("a", ""), ("b", "a"), ("c", "")))
-BOTH = Pair("both", "manager", Config(), ("b", "c"))
+A, B, C = (Run(name, Config(), after) for name, after in (("a", ()), ("b", ("a",)), ("c", ())))
+BOTH = Pair("both", Config(), ("b", "c"))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -133,6 +134,16 @@ def test_failed_job_stops_only_what_waits_for_it(recorder):
     assert again.started == ["a", "b", "both"]
 
 
+def test_what_a_job_cost_is_added_to_what_it_cost_before(runs_in):
+    """Oracle: sums by hand; two jobs of one commit and machine."""
+    jobs.add_cost(A, 30.0)
+    jobs.add_cost(A, 60.0)
+    jobs.add_cost(BOTH, 15.0)
+    found = jobs.costs([A, BOTH])
+    assert found["minutes"] == 1.8  # 105 seconds, rounded
+    assert (len(found["commits"]), found["machine"]) == (1, jobs.describe_machine())
+
+
 # -------------------------------------------------------------------------------------------------------------------------- scores
 
 
@@ -145,7 +156,6 @@ def write_scores(made, values, conversations, categories):
         evidence_recall=0.5,
         response_tokens=3.0,
         answer_words=1.0,
-        seconds=1.0,
     )
     path = scores.scores_path(made)
     path.parent.mkdir(exist_ok=True)
@@ -154,7 +164,7 @@ def write_scores(made, values, conversations, categories):
 
 def test_summary_of_seeds(runs_in):
     """Oracle: means by hand."""
-    pairs = [Pair(f"row-seed{seed}", "manager", Config()) for seed in (1, 2)]
+    pairs = [Pair(f"row-seed{seed}", Config()) for seed in (1, 2)]
     write_scores(pairs[0], [1.0, 0.0, 1.0, 1.0], [0, 0, 1, 1], [1, 2, 1, 2])
     write_scores(pairs[1], [0.0, 0.0, 1.0, 0.0], [0, 0, 1, 1], [1, 2, 1, 2])
     found = scores.summarise(pairs)
@@ -166,7 +176,7 @@ def test_summary_of_seeds(runs_in):
 
 def test_rows_are_compared_question_by_question(runs_in):
     """Oracle: all 2^6 signs of six conversations, by hand: only the observed ones and their opposites are as far from 0."""
-    rows = [[Pair(f"{row}-seed{seed}", "manager", Config()) for seed in (1, 2)] for row in "ab"]
+    rows = [[Pair(f"{row}-seed{seed}", Config()) for seed in (1, 2)] for row in "ab"]
     for a, b in zip(*rows, strict=True):
         write_scores(a, [1.0, 1.0, 1.0, 1.0, 1.0, 1.0], list(range(6)), [1] * 6)
         write_scores(b, [0.0] * 6 if b.name == "b-seed1" else [1.0] * 6, list(range(6)), [1] * 6)
@@ -261,7 +271,7 @@ def test_every_table_is_made_of_what_its_runs_left(runs_in, monkeypatch):
             scores.scores_path(item).parent.mkdir(exist_ok=True)
             scores.scores_path(item).write_text(json.dumps(right))
         elif isinstance(item, Pair):
-            write_scores(item, [1.0, 0.0, 0.0, 0.0] if item.name == "base" else [1.0, 1.0, 0.0, 1.0], [0, 0, 1, 1], [1, 2, 3, 4])
+            write_scores(item, [1.0, 0.0, 0.0, 0.0] if item.name == "start" else [1.0, 1.0, 0.0, 1.0], [0, 0, 1, 1], [1, 2, 3, 4])
         else:
             for name in NOTES:
                 write_scores(baseline_pair(name), [0.0, 0.0, 0.0, 1.0], [0, 0, 1, 1], [1, 2, 3, 4])
@@ -273,7 +283,7 @@ def test_every_table_is_made_of_what_its_runs_left(runs_in, monkeypatch):
     assert made["main"].rows["rag_turns"]["EM, not mentioned"] == 100.0
     assert made["main"].rows["memory_r1_grpo"]["EM, temporal"] == 0.0
     assert made["algorithms"].rows["dapo"]["reward, last ten steps"] == pytest.approx(0.6)
-    assert made["algorithms"].rows["rloo"]["core-minutes"] == pytest.approx(40 / 60)
+    assert made["algorithms"].rows["rloo"]["minutes"] == pytest.approx(40 / 60)
     assert made["credit"].rows["replay, short conversations first"]["steps"] == 80
     assert made["credit"].rows["at once"]["spread of a group's rewards at first"] == pytest.approx(0.25)
     assert made["rewards"].rows["judge_like"]["scores"]["em"] == 75.0
