@@ -22,13 +22,13 @@ from mr1jax.service.engine import Engine
 from mr1jax.service.extract import WholeSentences
 from mr1jax.service.records import Event, NotFound, Scope, replay
 from mr1jax.service.sql_store import SqlStore
+from mr1jax.service.store import EVERYTHING
 from mr1jax.service.texts import Speller, now, one_line
 from mr1jax.text.huggingface_tokenizer import HuggingFaceTokenizer
 from reliability.outcome import Outcome
 from reliability.poison_payloads import PAYLOADS, SECRETS, VICTIM_ID
 from reliability.watched import Watched, forbidden_tokens
 
-_EVERYTHING = 2**31 - 1
 _TABLES = ("memories", "events", "owners", "receipts")
 _READS = ("search", "filter", "filter-key", "question", "dry-run")  # nothing may be written by these
 Rows = dict[str, list[tuple]]
@@ -160,7 +160,7 @@ def _wrong(world: World, user: str, entrance: str, payload: str) -> Iterator[str
     yield from (f"a memory of {name!r} was told" for name in _names(told) if f"user:{name}" != me and name != user)
     yield from world.watched.take()
     scope = Scope(user)
-    log, table = world.agent.store.events(scope, 0, _EVERYTHING), world.agent.store.get_all(scope, now(), _EVERYTHING, True)
+    log, table = world.agent.store.events(scope, 0, EVERYTHING), world.agent.store.get_all(scope, now(), EVERYTHING, True)
     if replay(log) != {memory.id: memory for memory in table}:
         yield "the log does not come to the table"
 

@@ -25,7 +25,7 @@ from mr1jax.prepare import ASSETS, Start, load_start
 from mr1jax.service import programs
 from mr1jax.service.agent import MemoryAgent
 from mr1jax.service.batcher import Batcher
-from mr1jax.service.engine import Engine, Line, Request
+from mr1jax.service.engine import BATCHES, Engine, Line, Request
 from mr1jax.service.extract import BackboneExtractor, read_facts
 from mr1jax.service.facts import Message
 from mr1jax.service.ranking import TermIndex, bm25, terms_of
@@ -127,7 +127,9 @@ def test_replies_are_those_of_training(start, engine):
 def test_one_program_a_batch_size_whatever_is_asked(start):
     """Oracle: the compile count: texts of every length, banks of every fill, batches of every size need one program a size and agent."""
     engine = Engine(start)
-    engine.warm_up()
+    for size in BATCHES:
+        engine._decide([some_request(0, num_lines=0)] * size)
+        engine._reply([some_request(0, num_lines=0)] * size)
     before = programs.compilations()
     for seed in range(7):
         request = some_request(seed, num_lines=seed)

@@ -138,13 +138,6 @@ class Engine:
         """Counts batches by how many requests were in them: of decisions ("decide") and of answers ("reply")."""
         return {name: dict(batcher.sizes) for name, batcher in self._batchers.items()}
 
-    def warm_up(self) -> None:
-        """Compiles every shape now, so that no request waits for it."""
-        request = Request((), Line("x", "1 January 2024"))
-        for size in BATCHES:
-            self._decide([request] * size)
-            self._reply([request] * size)
-
     def close(self) -> None:
         """Serves what waits, then refuses all further requests."""
         for batcher in self._batchers.values():

@@ -9,16 +9,16 @@ from mr1jax.config import require
 from mr1jax.report import write_whole
 from mr1jax.service.memories import Memories
 from mr1jax.service.records import Event, Memory, Scope
+from mr1jax.service.store import EVERYTHING
 from mr1jax.service.texts import MAX_MEMORY, check_metadata, check_name, check_text, now, read_time
 
-_EVERYTHING = 2**31 - 1
 _MAX_BYTES = 1 << 30
 _IDS = uuid.UUID("6f2a1c1e-5d0b-4f6e-9f5e-3c0f4b1d7a10")  # of memories that were imported
 
 
 def export_jsonl(memories: Memories, path: str | Path, scope: Scope) -> int:
     """Writes what a scope remembers, the oldest first, and returns how many memories that is. The file is whole, or as it was before."""
-    there = memories.store.get_all(scope, now(), _EVERYTHING, False)
+    there = memories.store.get_all(scope, now(), EVERYTHING, False)
     write_whole(Path(path), "".join(json.dumps(memory.to_json()) + "\n" for memory in reversed(there)))
     return len(there)
 

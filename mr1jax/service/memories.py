@@ -11,12 +11,11 @@ from typing import Any
 from mr1jax.config import require
 from mr1jax.service.filters import check_filters, fits
 from mr1jax.service.records import Conflict, Event, Json, Memory, NotFound, Scope, as_result, replay
-from mr1jax.service.store import Store
+from mr1jax.service.store import EVERYTHING, Store
 from mr1jax.service.texts import MAX_MEMORY, check_name, check_text, now
 
 _PATIENCE = 30.0  # seconds that a writer tries, against other processes that write to the same owner
 _LONGEST_PAUSE = 0.05  # seconds between two attempts
-_EVERYTHING = 2**31 - 1
 
 
 class Memories:
@@ -48,7 +47,7 @@ class Memories:
         scope, text, limit = Scope(user_id, agent_id, run_id), check_text("the query", query), check_limit(limit)
         check_filters(filters)
         index = self.store.index(scope, now())
-        best = index.best(text, _EVERYTHING if filters else limit, matching=True)
+        best = index.best(text, EVERYTHING if filters else limit, matching=True)
         found = self.store.fetch(scope, [memory_id for memory_id, _ in best])
         scored = [(found[memory_id], score) for memory_id, score in best if memory_id in found]
         kept = [memory.to_json() | {"score": score} for memory, score in scored if not filters or fits(memory, filters)]
@@ -95,7 +94,7 @@ class Memories:
         scope = Scope(user_id, agent_id, run_id)
 
         def change() -> list[Event]:
-            memories = self.store.get_all(scope, now(), _EVERYTHING, True)
+            memories = self.store.get_all(scope, now(), EVERYTHING, True)
             return [_by_hand("DELETE", memory, None) for memory in memories if not memory.deleted]
 
         return self._write(scope, change, "deleted")
@@ -104,7 +103,7 @@ class Memories:
         """Returns every operation on a memory, the first first."""
         scope = Scope(user_id, agent_id, run_id)
         self.find(scope, memory_id)
-        return [event.to_json() for event in self.store.events(scope, 0, _EVERYTHING, memory_id)]
+        return [event.to_json() for event in self.store.events(scope, 0, EVERYTHING, memory_id)]
 
     def restore(self, memory_id: str, *, user_id: str = "", agent_id: str = "", run_id: str = "", to_event: int | None = None) -> Json:
         """Undoes the last operation on a memory, or all after `to_event` of its history, and returns it.
@@ -115,7 +114,7 @@ class Memories:
 
         def change() -> list[Event]:
             memory = self.find(scope, memory_id)
-            events = self.store.events(scope, 0, _EVERYTHING, memory_id)
+            events = self.store.events(scope, 0, EVERYTHING, memory_id)
             known = to_event is None or to_event in [event.id for event in events]
             require(known, f"event {to_event!r:.40} is none of memory {memory_id}; choose one of its history")
             kept = events[:-1] if to_event is None else [event for event in events if event.id <= to_event]
@@ -134,7 +133,7 @@ class Memories:
 
     def state_at(self, event_id: int, *, user_id: str = "", agent_id: str = "", run_id: str = "") -> list[Memory]:
         """Returns the memories as they were after an event, by replaying the log; the last written last."""
-        events = [event for event in self.store.events(Scope(user_id, agent_id, run_id), 0, _EVERYTHING) if event.id <= event_id]
+        events = [event for event in self.store.events(Scope(user_id, agent_id, run_id), 0, EVERYTHING) if event.id <= event_id]
         time_then = events[-1].created_at if events else ""
         there = [each for each in replay(events).values() if not each.deleted and (each.expires_at or "~") > time_then]
         return sorted(there, key=lambda memory: memory.written)

@@ -1,10 +1,8 @@
 """Memories and what was done to them, as lines that a person reads. What is printed holds no control characters, whoever wrote it."""
 
-from typing import Any
-
+from mr1jax.service.records import Json
 from mr1jax.service.texts import one_line
 
-Json = dict[str, Any]
 _NAMES = {"NONE": "NOOP"}  # mem0 calls it NONE; the paper, and whoever reads this, NOOP
 
 

@@ -6,6 +6,8 @@ from typing import Protocol
 from mr1jax.service.ranking import TermIndex
 from mr1jax.service.records import Event, Memory, Receipt, Scope
 
+EVERYTHING = 2**31 - 1  # a limit that is none
+
 
 class Store(Protocol):
     """Memories of many owners and the log of all operations on them.

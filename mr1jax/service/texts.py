@@ -8,6 +8,7 @@ from typing import Any
 
 from mr1jax.agents.prompts import MARKERS
 from mr1jax.config import require
+from mr1jax.data.memdial.lexicon import MONTHS
 from mr1jax.text.huggingface_tokenizer import HuggingFaceTokenizer
 from mr1jax.text.tokenizer import Tokenizer
 
@@ -85,10 +86,7 @@ def now() -> str:
 def date_text(time: str) -> str:
     """Returns the day of a time as the data sets write it: "8 May 2023"."""
     day = datetime.datetime.fromisoformat(time)
-    return f"{day.day} {_MONTHS[day.month - 1]} {day.year}"
-
-
-_MONTHS = "January February March April May June July August September October November December".split()
+    return f"{day.day} {MONTHS[day.month - 1]} {day.year}"
 
 
 class Speller:
