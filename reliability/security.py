@@ -47,7 +47,7 @@ MAY_REACH = {
     "mr1jax.data.published": {"huggingface_hub"},
     "mr1jax.judge_models": {"http", "urllib"},  # asks the server that --judge-url names, and no other
     "mr1jax.service.serve": {"socket"},  # takes the port that it listens on
-    "mr1jax.service.remote": {"httpx2"},  # asks the server that base_url names, and no other
+    "mr1jax.service.chat_server": {"httpx2"},  # asks the server that base_url names, and no other
     "bench.service.load": {"http"},  # asks the server that it starts on this machine
     "reliability.resuming": {"socket"},  # finds a free port for two processes on this machine
 }

@@ -87,6 +87,11 @@ class ScriptedEngine:
         shown = tuple(range(len(request.lines)))
         return Reply(request.lines[-1].text if shown else "", "", shown, shown)
 
+    def stream(self, request):
+        reply = self.reply(request)
+        yield from reply.answer
+        yield reply
+
     def close(self):
         pass
 

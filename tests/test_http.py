@@ -136,7 +136,8 @@ def test_openai_client_is_answered_from_the_memory_of_its_user(agent, chat, user
 @pytest.mark.parametrize("text", ["", "Bramo", " two words\n and  more \u00e9\U0001f415 ", "\n\ndata: [DONE]\n\n"])
 def test_openai_client_streams(agent, chat, client, user, text, monkeypatch):
     """Oracle: the whole answer is what the pieces come to, whatever stands in it; the raw events are OpenAI's, the last of them [DONE]."""
-    monkeypatch.setattr(agent, "answer", lambda question, **_: {"answer": text, "response": "", "memories": []}, raising=False)
+    came = [{"piece": text[at : at + 3]} for at in range(0, len(text), 3)] + [{"answer": text, "response": "", "memories": []}]
+    monkeypatch.setattr(agent, "stream_answer", lambda question, **_: iter(came), raising=False)
     asked = {"model": "mr1jax", "messages": [{"role": "user", "content": QUESTION}], "user": user}
     chunks = list(chat.chat.completions.create(**asked, stream=True))
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks]
@@ -147,6 +148,34 @@ def test_openai_client_streams(agent, chat, client, user, text, monkeypatch):
     assert raw.headers["content-type"].startswith("text/event-stream")
     assert re.fullmatch(r"(data: \{.*\}\n\n)+data: \[DONE\]\n\n", raw.text)
     assert raw.text.count("\n\n") == len(chunks) + 1
+
+
+def test_a_stream_says_what_the_agent_answers(agent, chat, user):
+    """Oracle: the agent, asked for a whole answer."""
+    agent.add(SAID, user_id=user)
+    asked = {"model": "mr1jax", "messages": [{"role": "user", "content": QUESTION}], "user": user}
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chat.chat.completions.create(**asked, stream=True)]
+    assert "".join(pieces) == agent.answer(QUESTION, user_id=user)["answer"] != ""
+
+
+def test_pieces_are_sent_as_they_are_written(agent, chat, user, monkeypatch):
+    """Oracle: an answer that is not written to its end before the client has read how it begins."""
+    was_read = threading.Event()
+
+    def written(question, **_):
+        yield {"piece": "Bra"}
+        assert was_read.wait(60)
+        yield {"piece": "mo"}
+        yield {"answer": "Bramo", "response": "", "memories": []}
+
+    monkeypatch.setattr(agent, "stream_answer", written, raising=False)
+    asked = {"model": "mr1jax", "messages": [{"role": "user", "content": QUESTION}], "user": user}
+    pieces = []
+    for chunk in chat.chat.completions.create(**asked, stream=True):
+        pieces.append(chunk.choices[0].delta.content)
+        if pieces[-1] == "Bra":
+            was_read.set()
+    assert pieces == ["", "Bra", "mo", None]
 
 
 @pytest.mark.parametrize(
@@ -170,16 +199,27 @@ def test_openai_client_hears_what_is_wrong(chat, user, change, sentence):
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """A server of chat completions that notes what it is asked and says one thing, or fails."""
+    """A server of chat completions that notes what it is asked and says one thing, at once or in pieces that may break off, or fails."""
 
     def do_POST(self):
         self.server.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        if self.server.pieces and self.server.asked[-1].get("stream"):
+            self.stream()
+            return
         answer = {"choices": [{"message": {"content": "<think>hm</think>Her dog is Bramo."}}]}
         body = json.dumps(answer).encode()
         self.send_response(self.server.status)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def stream(self):
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream; charset=utf-8")
+        self.end_headers()
+        for piece in self.server.pieces:
+            self.wfile.write(b"data: " + json.dumps({"choices": [{"delta": {"content": piece}}]}).encode() + b"\n\n")
+        self.wfile.write(self.server.end)
 
     def log_message(self, *_):
         pass
@@ -188,7 +228,7 @@ class Upstream(BaseHTTPRequestHandler):
 @pytest.fixture
 def upstream():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
-    server.asked, server.status = [], 200
+    server.asked, server.status, server.pieces, server.end = [], 200, [], b""
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -484,3 +524,23 @@ def test_openapi_lists_every_route(client):
     assert routes >= {("GET", by_id), ("PUT", by_id), ("DELETE", by_id), ("GET", f"{by_id}/history"), ("POST", f"{by_id}/restore")}
     assert routes >= {("GET", "/v1/events"), ("GET", "/v1/state"), ("POST", "/v1/answer"), ("POST", "/v1/chat/completions")}
     assert routes >= {("GET", "/v1/models"), ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
+
+
+def test_a_model_behind_a_url_streams(upstream, user):
+    """Oracle: by hand: the pieces that its server sends, without what it thinks; then one that breaks off, of which the sentence is heard;
+    and one that sends all at once, though asked to stream."""
+    agent = MemoryAgent.from_pretrained(base_url=f"http://127.0.0.1:{upstream.server_port}/v1", model="wise-1")
+    asked = {"model": "mr1jax", "messages": [{"role": "user", "content": QUESTION}], "user": user, "stream": True}
+    with serving(agent) as (url, _):
+        chat = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+        def read():
+            return "|".join(filter(None, (chunk.choices[0].delta.content for chunk in chat.chat.completions.create(**asked))))
+
+        assert read() == "Her dog is Bramo."
+        upstream.pieces = ["<thi", "nk>a ", "dog?</think>", "\n", "Her dog", " is", None, " Bramo."]
+        upstream.end = b': a comment\n\ndata: {"choices": [], "usage": {}}\n\ndata: [DONE]\n\n'
+        assert read() == "Her dog| is| Bramo."
+        upstream.end = b'data: {"choi'
+        with pytest.raises(openai.APIError, match=r"^the model wise-1 at .* does not answer \(.*\); see that it runs, and try again$"):
+            read()

@@ -13,9 +13,9 @@ from served import tiny_agent
 from mr1jax import cli
 from mr1jax.service.agent import MemoryAgent
 from mr1jax.service.chat_cli import Chat
-from mr1jax.service.remote import Unavailable
+from mr1jax.service.chat_server import Unavailable
 from mr1jax.service.serve_cli import find_store
-from mr1jax.service.shown import answer_lines, event_line, memory_line, operation_lines
+from mr1jax.service.shown import after_answer, event_line, memory_line, operation_lines
 from mr1jax.service.sql_store import SqlStore
 
 SAID = "Mia has a dog called Bramo."
@@ -148,8 +148,8 @@ def test_lines_are_written_out():
     assert event_line(event | {"old_memory": "old", "new_memory": "new"}) == "    12  2024-05-08T12:00:00  user     UPDATE   old -> new"
     assert event_line(event | {"old_memory": "old", "new_memory": None}).endswith("  UPDATE   old")
     shown = [{"memory": "a", "selected": True}, {"memory": "b\n", "selected": False}]
-    assert answer_lines({"answer": "x\n\x07y", "memories": shown}) == ["x y", "  * a", "    b"]
-    assert answer_lines({"answer": "", "memories": []}) == ["(no answer)"]
+    assert after_answer({"answer": "x", "memories": shown}) == ["", "  * a", "    b"]
+    assert after_answer({"answer": "", "memories": []}) == ["(no answer)"]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,9 @@ def test_a_script_talks_to_the_agent(run, direct):
     status, out, err = run("chat", "--user-id", "ann", said=said)
     (memory,) = direct.get_all(user_id="ann")["results"]
     expected = [f"> {SAID}", *operation_lines({"event": "ADD", **memory}), f"> {QUESTION}"]
-    expected += [*answer_lines(direct.answer(QUESTION, user_id="ann")), "> /list", memory_line(memory), "> /quit"]
+    answered = direct.answer(QUESTION, user_id="ann")
+    assert answered["answer"]
+    expected += [answered["answer"], *after_answer(answered)[1:], "> /list", memory_line(memory), "> /quit"]
     assert (status, out.splitlines(), err) == (0, expected, "")
 
 
@@ -314,7 +316,7 @@ def test_undo_goes_back_line_by_line(direct):
         "three": [("DELETE", 0, None), ("UPDATE", 1, "Leo sings."), ("UPDATE", 1, "Leo plays chess.")],
         "four": [("ADD", None, "Zoe likes tea."), ("DELETE", 2, None)],
     }
-    talk, states = Chat(Scripted(direct, script), {"user_id": "ann"}), []
+    talk, states = Chat(Scripted(direct, script), {"user_id": "ann"}, print), []
     for line in script:
         states.append({each["id"]: each["memory"] for each in direct.get_all(user_id="ann")["results"]})
         talk.hear(line)
@@ -328,8 +330,10 @@ def test_undo_goes_back_line_by_line(direct):
 @pytest.mark.parametrize("mark", ["?", "\u061f", "\uff1f"])
 def test_what_ends_in_a_question_mark_asks(direct, mark):
     """Oracle: the memories, of which there are none more; the same line with a full stop is remembered."""
-    talk = Chat(direct, {"user_id": "ann"})
-    assert "answer" in talk.hear(f"What is it{mark}")
+    heard = []
+    talk = Chat(direct, {"user_id": "ann"}, heard.append)
+    asked = talk.hear(f"What is it{mark}")
+    assert "".join(heard) == asked["answer"]
     assert direct.get_all(user_id="ann") == {"results": []}
     assert "results" in talk.hear("What is it.")
     assert len(direct.get_all(user_id="ann")["results"]) == 1

@@ -25,6 +25,8 @@ COOL = SamplingConfig(temperature=0.7)
 LOGITS_V = np.random.default_rng(1).normal(0, 2, 12).astype(np.float32)
 
 generate_jit = jax.jit(sampling.generate, static_argnums=0, static_argnames=("group_size", "num_tokens", "eos_id", "sampling"))
+begin_jit = jax.jit(sampling.begin, static_argnums=0, static_argnames=("group_size", "num_tokens", "eos_id", "sampling"))
+extend_jit = jax.jit(sampling.extend, static_argnums=0, static_argnames=("eos_id", "sampling"))
 read_jit = jax.jit(transformer.prefill, static_argnums=0)
 score_jit = jax.jit(sampling.score, static_argnums=0, static_argnames=("temperature", "num_tokens"))
 
@@ -207,6 +209,20 @@ def test_sampling_stops_once_every_response_has_ended(params, monkeypatch):
     generation = run({**params, "unembedding": jnp.zeros_like(params["unembedding"])})
     jax.effects_barrier()
     assert len(reads) == generation.length.max() - 1 < 399
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_a_response_drawn_in_several_goes_is_the_same(params, grammar, ruled, stride):
+    """Oracle: `generate`, which draws it in one go; after every go the responses are as long as may be, and what is written stays."""
+    drawn_by = {"grammar": grammar, "eos_id": EOS, "sampling": WARM}
+    cache, key = read(params), jax.random.key(3)
+    rollout = begin_jit(CONFIG, params, cache, key, group_size=G, num_tokens=R, **drawn_by)
+    for until in range(1, R + stride, stride):
+        rollout = extend_jit(CONFIG, params, cache, key, rollout, jnp.int32(min(until, R)), **drawn_by)
+        written = rollout.generation
+        np.testing.assert_array_equal(written.length, np.minimum(ruled.length, until))
+        np.testing.assert_array_equal(written.tokens, np.where(np.arange(R) < until, ruled.tokens, PAD))
+    jax.tree.map(np.testing.assert_array_equal, rollout.generation, ruled)
 
 
 def test_on_the_policy_that_wrote_them_the_ratio_is_one(params, ruled, ruled_scores, free):

@@ -15,7 +15,7 @@ import pytest
 from service_world import postgresql, scripted_agent, store_url  # noqa: F401
 
 import mr1jax
-from mr1jax.service.agent import AsyncMemoryAgent
+from mr1jax.service.async_agent import AsyncMemoryAgent
 from mr1jax.service.facts import read_messages, whole_sentences
 from mr1jax.service.filters import check_filters, fits
 from mr1jax.service.records import Conflict, Memory, NotFound
@@ -351,6 +351,19 @@ def test_async_twins_keep_the_order_of_one_user(agent):
         assert [event.new_memory for event in agent.events(user_id=user)] == [f"set a {k}" for k in range(20)]
     calls = {name for name in dir(mr1jax.MemoryAgent) if not name.startswith("_")} - {"compilations", "in_turn", "find"}
     assert calls <= set(dir(AsyncMemoryAgent))
+
+
+def test_an_async_answer_comes_in_pieces(agent):
+    """Oracle: its twin's pieces and last, the answer itself; nothing waits in an event loop for them but who asked."""
+    agent.add("set a 1", user_id="ann")
+
+    async def run():
+        return [each async for each in AsyncMemoryAgent(agent).stream_answer("a?", user_id="ann")]
+
+    came = asyncio.run(run())
+    assert came == list(agent.stream_answer("a?", user_id="ann"))
+    assert came[-1] == agent.answer("a?", user_id="ann")
+    assert "".join(each["piece"] for each in came[:-1]) == came[-1]["answer"] != ""
 
 
 def test_import_stays_light():

@@ -1,8 +1,11 @@
 """The compiled side of the service: the agents of training on requests in plain text, in few shapes, at once; and a model elsewhere."""
 
 import dataclasses
+import itertools
 import json
+import re
 import threading
+from concurrent.futures import Future
 
 import httpx2
 import jax
@@ -25,11 +28,13 @@ from mr1jax.prepare import ASSETS, Start, load_start
 from mr1jax.service import programs
 from mr1jax.service.agent import MemoryAgent
 from mr1jax.service.batcher import Batcher
-from mr1jax.service.engine import BATCHES, Engine, Line, Request
+from mr1jax.service.chat_server import ChatServer, Unavailable
+from mr1jax.service.engine import BATCHES, Engine, Line, Reply, Request
 from mr1jax.service.extract import BackboneExtractor, read_facts
 from mr1jax.service.facts import Message
 from mr1jax.service.ranking import TermIndex, bm25, terms_of
-from mr1jax.service.remote import ChatServer, RemoteModel, Unavailable, open_remote
+from mr1jax.service.remote import RemoteModel, open_remote
+from mr1jax.service.streaming import Pieces
 from mr1jax.service.texts import Speller, one_line
 from mr1jax.structs import NO_TERM, OperationKind
 from mr1jax.text.parsing import parse_answer
@@ -363,6 +368,95 @@ def test_a_reply_that_is_not_legal_does_nothing_and_is_reported(remote, reply):
     assert (decision.steps, bool(decision.refused)) == ((), True)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_an_answer_that_is_followed_is_the_answer(engine, seed):
+    """Oracle: the engine's own reply to the same request; the pieces come to its answer."""
+    request = some_request(seed)
+    *pieces, last = engine.stream(request)
+    assert last == engine.reply(request)
+    assert "".join(pieces) == last.answer != ""
+
+
+def test_followed_and_not_in_one_batch(start):
+    """Oracle: each alone; and of a response that is followed what is heard grows, from its first tokens on, each time by few of them."""
+    engine = Engine(start)
+    requests = [some_request(seed) for seed in range(3)]
+    heard = [[], [], []]
+    alone = [engine.reply(request) for request in requests]
+    followed = [replace(request, hear=heard[k].append) if k else request for k, request in enumerate(requests)]
+    assert engine._reply(followed) == alone
+    engine.close()
+    assert heard[0] == []
+    for responses, reply in zip(heard[1:], alone[1:], strict=True):
+        assert responses[-1] == reply.response
+        assert len(responses) > 1
+        assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(responses))
+
+
+def test_a_question_too_long_is_refused_before_anything_comes(engine):
+    """Oracle: the sentence, when it is asked."""
+    with pytest.raises(ValueError, match=r"^the question has \d+ tokens"):
+        engine.stream(Request((), Line("tea " * 200, "")))
+
+
+@pytest.mark.parametrize(
+    ("responses", "pieces"),
+    [
+        (["Mia **Answer:** no [1]", "Mia **Answer:** no [1]\n**Answer:** te", "Mia **Answer:** no [1]\n**Answer:** tea"], ["te", "a"]),
+        (["**Answer:**", "**Answer:** ", "**Answer:** 8 May", "**Answer:** 8 May 20", "**Answer:** 8 May 2022"], ["8 May", " 2026"]),
+        (["**Answer:** caf\ufffd", "**Answer:** caf\u00e9 a"], ["caf", "\u00e9 a"]),
+        (["**Answer:** a ", "**Answer:** a b "], ["a", " b"]),
+    ],
+)
+def test_pieces_of_an_answer(responses, pieces):
+    """Oracle: by hand: the last line's text alone, nothing that may yet change, and a year as it was meant once it is whole."""
+    coming, reply = Pieces(lambda text: text.replace("8 May 2022", "8 May 2026")), Future()
+    for response in responses:
+        coming.hear(response)
+    whole = Reply("".join(pieces), "", (), ())
+    reply.set_result(whole)
+    assert list(coming.follow(reply)) == [*pieces, whole]
+
+
+def test_who_follows_hears_what_went_wrong(start):
+    """Oracle: the model's own error, after what it had written."""
+
+    class Breaks:
+        def reply(self, rows, question, dates, heard):
+            heard[0]("**Answer:** tea or")
+            raise Unavailable("it does not answer")
+
+    engine = Engine(start, Breaks())
+    coming = engine.stream(some_request(0))
+    assert next(coming) == "tea or"
+    with pytest.raises(Unavailable, match="^it does not answer$"):
+        next(coming)
+    engine.close()
+
+
+def events(reply):
+    lines = [f"data: {json.dumps({'choices': [{'delta': {'content': piece}}]})}\n\n" for piece in re.findall(r"\s*\S+|\s+$", reply)]
+    return httpx2.Response(200, headers={"content-type": "text/event-stream"}, text="".join([*lines, "data: [DONE]\n\n"]))
+
+
+def test_an_answer_from_elsewhere_is_followed(remote):
+    """Oracle: by hand: the words of the answer, and the reply that was sent whole; it is asked to stream, and held to the same pattern."""
+    said = "Ben plays jazz [2] 2 May 2024\n**Answer:** jazz and tea"
+    engine, script = remote(lambda prompt: events(said))
+    *pieces, last = engine.stream(Request(LINES, Line("What does Ben play?", "3 May 2024")))
+    assert pieces == ["jazz", " and", " tea"]
+    assert (last.answer, last.response, last.quoted) == ("jazz and tea", said, (1,))
+    (body,) = script.bodies
+    assert body["stream"] is True
+    assert body["guided_regex"] == body["structured_outputs"]["regex"]
+
+
+def test_a_memory_that_names_a_number_selects_no_other(remote):
+    """Oracle: by hand: the number of a line is its last."""
+    engine, _ = remote(lambda prompt: chat("see [2] tea [1] 1 May 2024\n**Answer:** see [2]"))
+    assert engine.reply(Request(LINES, Line("What does Mia like?", "3 May 2024"))).quoted == (0,)
+
+
 def test_an_answer_from_elsewhere(remote):
     """Oracle: by hand: the answer after the mark, and the memories it quotes by number."""
     engine, script = remote(lambda prompt: chat("Ben plays jazz [2] 2 May 2024\n**Answer:** jazz"))
@@ -373,7 +467,7 @@ def test_an_answer_from_elsewhere(remote):
 
 def test_servers_that_fail_are_asked_again_and_those_that_know_no_regex_without(remote, monkeypatch):
     """Oracle: by hand: a 400 with the regex, then a 500, then a reply; and one that always refuses is said to, with nothing of the key."""
-    monkeypatch.setattr("mr1jax.service.remote._WAITS", (0.0, 0.0))
+    monkeypatch.setattr("mr1jax.service.chat_server._WAITS", (0.0, 0.0))
     answers = [httpx2.Response(400), httpx2.Response(500), chat("NOOP")]
     engine, script = remote(lambda prompt: answers.pop(0))
     assert engine.decide(Request((), Line("hello", "3 May 2024"))).steps == ()

@@ -34,8 +34,11 @@ class Scores:
 
 
 @struct.dataclass
-class _Rollout:
-    """What the sampling loop carries. `r` is the next token's index; token r - 1 is drawn and not yet read."""
+class Rollout:
+    """What the sampling loop carries. `r` is the next token's index; token r - 1 is drawn and not yet read.
+
+    done: bool[P, G], whether a response has ended; generation: what is drawn so far.
+    """
 
     r: Array
     done: Array
@@ -68,25 +71,84 @@ def generate(
     Returns:
       `Generation`, whose `log_prob` is of the distribution really drawn from: after grammar, temperature, top-k and top-p.
     """
-    P, G, R = cache.length.size, group_size, num_tokens
-    key_PG = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(P * G)).reshape(P, G)
+    with jax.named_scope("decode"):
+        begun = begin(
+            config,
+            params,
+            cache,
+            key,
+            group_size=group_size,
+            num_tokens=num_tokens,
+            grammar=grammar,
+            eos_id=eos_id,
+            sampling=sampling,
+        )
+        ended = extend(config, params, cache, key, begun, num_tokens, grammar=grammar, eos_id=eos_id, sampling=sampling)
+    return ended.generation
 
-    def write(rollout: _Rollout, hidden_PGD: Array) -> _Rollout:
-        logits_PGV = transformer.logits(config, params, hidden_PGD)
-        legal_PGV = _legal(grammar, rollout.grammar_state, R - rollout.r, config.vocab_size)
-        step_key_PG = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(key_PG, rollout.r)
-        token_PG, log_prob_PG = jax.vmap(jax.vmap(partial(draw, sampling=sampling)))(logits_PGV, legal_PGV, step_key_PG)
-        return _record(rollout, token_PG, log_prob_PG, transformer.values(config, params, hidden_PGD), grammar, eos_id)
 
-    def read_then_write(rollout: _Rollout) -> _Rollout:
+def begin(
+    config: ModelConfig,
+    params: PyTree,
+    cache: transformer.Cache,
+    key: Array,
+    *,
+    group_size: int,
+    num_tokens: int,
+    grammar: Grammar | None,
+    eos_id: int,
+    sampling: SamplingConfig,
+) -> Rollout:
+    """Draws the first token of each response; what is given is as in `generate`."""
+    P, G = cache.length.size, group_size
+    hidden_PGD = jnp.broadcast_to(cache.last[:, None], (P, G, config.d_model))
+    return _write(config, params, _row_keys(key, P, G), _start(config, P, G, num_tokens, grammar), hidden_PGD, grammar, eos_id, sampling)
+
+
+def extend(
+    config: ModelConfig,
+    params: PyTree,
+    cache: transformer.Cache,
+    key: Array,
+    rollout: Rollout,
+    until: Array | int,
+    *,
+    grammar: Grammar | None,
+    eos_id: int,
+    sampling: SamplingConfig,
+) -> Rollout:
+    """Draws on, up to `until` tokens of a response, or until all have ended.
+
+    In how many goes a response is drawn changes nothing in it. until: int32[], at most the `num_tokens` of `begin`; the rest is what was
+    given there.
+    """
+    key_PG = _row_keys(key, *rollout.done.shape)
+
+    def read_then_write(rollout: Rollout) -> Rollout:
         token_PG = jax.lax.dynamic_index_in_dim(rollout.generation.tokens, rollout.r - 1, axis=2, keepdims=False)
         hidden_PGD, response_cache = transformer.decode(config, params, cache, rollout.cache, token_PG, rollout.r - 1)
-        return write(replace(rollout, cache=response_cache), hidden_PGD)
+        return _write(config, params, key_PG, replace(rollout, cache=response_cache), hidden_PGD, grammar, eos_id, sampling)
 
-    with jax.named_scope("decode"):
-        rollout = write(_start(config, P, G, R, grammar), jnp.broadcast_to(cache.last[:, None], (P, G, config.d_model)))
-        rollout = jax.lax.while_loop(lambda rollout: (rollout.r < R) & ~jnp.all(rollout.done), read_then_write, rollout)
-    return rollout.generation
+    return jax.lax.while_loop(lambda rollout: (rollout.r < until) & ~jnp.all(rollout.done), read_then_write, rollout)
+
+
+def _write(
+    config: ModelConfig,
+    params: PyTree,
+    key_PG: Array,
+    rollout: Rollout,
+    hidden_PGD: Array,
+    grammar: Grammar | None,
+    eos_id: int,
+    sampling: SamplingConfig,
+) -> Rollout:
+    """Draws token r of each response from the state that predicts it."""
+    logits_PGV = transformer.logits(config, params, hidden_PGD)
+    remaining = rollout.generation.tokens.shape[2] - rollout.r
+    legal_PGV = _legal(grammar, rollout.grammar_state, remaining, config.vocab_size)
+    step_key_PG = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(key_PG, rollout.r)
+    token_PG, log_prob_PG = jax.vmap(jax.vmap(partial(draw, sampling=sampling)))(logits_PGV, legal_PGV, step_key_PG)
+    return _record(rollout, token_PG, log_prob_PG, transformer.values(config, params, hidden_PGD), grammar, eos_id)
 
 
 def draw(logits_V: Array, legal_V: Array, key: Array, *, sampling: SamplingConfig) -> tuple[Array, Array]:
@@ -201,10 +263,14 @@ def _keep_top_p(logits_V: Array, top_p: float) -> Array:
     return jnp.where(logits_V >= least, logits_V, _ILLEGAL)
 
 
-def _start(config: ModelConfig, P: int, G: int, R: int, grammar: Grammar | None) -> _Rollout:
+def _row_keys(key: Array, P: int, G: int) -> Array:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(P * G)).reshape(P, G)
+
+
+def _start(config: ModelConfig, P: int, G: int, R: int, grammar: Grammar | None) -> Rollout:
     tokens_PGR, zeros_PGR = jnp.full((P, G, R), PAD, jnp.int32), jnp.zeros((P, G, R), jnp.float32)
     initial = 0 if grammar is None else grammar.initial
-    return _Rollout(
+    return Rollout(
         r=jnp.int32(0),
         done=jnp.zeros((P, G), bool),
         grammar_state=jnp.full((P, G), initial, jnp.int32),
@@ -219,7 +285,7 @@ def _start(config: ModelConfig, P: int, G: int, R: int, grammar: Grammar | None)
     )
 
 
-def _record(rollout: _Rollout, token_PG: Array, log_prob_PG: Array, value_PG: Array, grammar: Grammar | None, eos_id: int) -> _Rollout:
+def _record(rollout: Rollout, token_PG: Array, log_prob_PG: Array, value_PG: Array, grammar: Grammar | None, eos_id: int) -> Rollout:
     """Writes column r of the generation, for the rows that have not ended, and moves on."""
     running_PG, generation = ~rollout.done, rollout.generation
 

@@ -1,13 +1,9 @@
 """`MemoryAgent`: what a program calls. The names and the shapes of what comes back are mem0's."""
 
-import asyncio
 import dataclasses
-import functools
 import hashlib
 import json
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +11,18 @@ from mr1jax.config import AGENTS, AgentConfig, BankConfig, Config, MeshConfig, r
 from mr1jax.experiment import read_run
 from mr1jax.prepare import load_start
 from mr1jax.service import extract, jsonl, programs
+from mr1jax.service.chat_server import ChatServer
 from mr1jax.service.draft import Draft, Said, as_line
-from mr1jax.service.engine import Engine, Line, Request
+from mr1jax.service.engine import Engine, Line, Reply, Request
 from mr1jax.service.extract import BackboneExtractor, Extractor, WholeSentences
 from mr1jax.service.facts import read_messages
 from mr1jax.service.memories import Memories
-from mr1jax.service.records import Event, Json, Memory, Receipt, Scope
-from mr1jax.service.remote import ChatServer, RemoteExtractor, RemoteModel, open_remote
+from mr1jax.service.records import Json, Memory, Receipt, Scope
+from mr1jax.service.remote import RemoteExtractor, RemoteModel, open_remote
 from mr1jax.service.sql_store import IN_MEMORY, SqlStore
 from mr1jax.service.store import Store
 from mr1jax.service.texts import check_metadata, check_name, check_text, date_text, now, read_time
 from mr1jax.text.huggingface_tokenizer import HuggingFaceTokenizer
-
-_THREADS = 64  # of an async agent: as many calls can wait at once for one batch or the store
 
 # Budgets of a backbone, in tokens of its own; a run has those that it was trained with.
 _BACKBONE_BANK = BankConfig(num_slots=64, slot_width=64, num_terms=64)
@@ -142,18 +137,28 @@ class MemoryAgent(Memories):
         memories: what the Answer Agent was shown, in its order; selected: it quotes this one. timestamp: of the question; memories that
         have expired by then are not shown.
         """
-        scope, text = Scope(user_id, agent_id, run_id), check_text("the question", question)
-        when = read_time("timestamp", timestamp)
+        request, memories, score_of = self._asked(Scope(user_id, agent_id, run_id), question, timestamp)
+        return _answered(self.engine.reply(request), memories, score_of)
+
+    def stream_answer(
+        self, question: str, *, user_id: str = "", agent_id: str = "", run_id: str = "", timestamp: str | None = None
+    ) -> Iterator[Json]:
+        """Answers as `answer` does: {"piece"} for each further piece of the answer as it is written, and last what `answer` returns.
+
+        Asked at once, and what is wrong with a question is said at once.
+        """
+        request, memories, score_of = self._asked(Scope(user_id, agent_id, run_id), question, timestamp)
+        coming = self.engine.stream(request)
+        return ({"piece": each} if isinstance(each, str) else _answered(each, memories, score_of) for each in coming)
+
+    def _asked(self, scope: Scope, question: str, timestamp: str | None) -> tuple[Request, list[Memory], dict[str, float]]:
+        """Finds what the Answer Agent may be shown: the request, the memories in its order, and how well each fits, by its id."""
+        text, when = check_text("the question", question), read_time("timestamp", timestamp)
         index = self.store.index(scope, max(when, now()))
         score_of = dict(index.best(text, self.engine.num_slots))
         found = self.store.fetch(scope, list(score_of))
         memories = [found[memory_id] for memory_id in index.ids if memory_id in score_of and memory_id in found]
-        reply = self.engine.reply(Request(tuple(map(as_line, memories)), Line(text, date_text(when))))
-        shown = [
-            {"id": memories[k].id, "memory": memories[k].memory, "selected": k in reply.quoted, "score": score_of[memories[k].id]}
-            for k in reply.shown
-        ]
-        return {"answer": reply.answer, "response": reply.response, "memories": shown}
+        return Request(tuple(map(as_line, memories)), Line(text, date_text(when))), memories, score_of
 
     def export_jsonl(self, path: str | Path, *, user_id: str = "", agent_id: str = "", run_id: str = "") -> int:
         """Writes what a scope remembers, one JSON object a line; returns how many memories."""
@@ -180,82 +185,12 @@ class MemoryAgent(Memories):
         self.close()
 
 
-class AsyncMemoryAgent:
-    """The same calls for a program with an event loop, over one `MemoryAgent`: each has the arguments, results and errors of its twin.
-
-    Calls that write for one owner are done in the order in which they were made; those of others, and those that read, go beside them.
-    """
-
-    def __init__(self, agent: MemoryAgent):
-        self.agent = agent
-        self._pool = ThreadPoolExecutor(_THREADS, "mr1jax-async")
-        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path = "", **settings: str) -> "AsyncMemoryAgent":
-        """As `MemoryAgent.from_pretrained`."""
-        return cls(MemoryAgent.from_pretrained(path, **settings))
-
-    async def add(self, *args: Any, **kwargs: Any) -> Json:
-        return await self._in_order(self.agent.add, *args, **kwargs)
-
-    async def search(self, *args: Any, **kwargs: Any) -> Json:
-        return await self._beside(self.agent.search, *args, **kwargs)
-
-    async def get(self, *args: Any, **kwargs: Any) -> Json:
-        return await self._beside(self.agent.get, *args, **kwargs)
-
-    async def get_all(self, **kwargs: Any) -> Json:
-        return await self._beside(self.agent.get_all, **kwargs)
-
-    async def update(self, *args: Any, **kwargs: Any) -> Json:
-        return await self._in_order(self.agent.update, *args, **kwargs)
-
-    async def delete(self, *args: Any, **kwargs: Any) -> Json:
-        return await self._in_order(self.agent.delete, *args, **kwargs)
-
-    async def delete_all(self, **kwargs: Any) -> Json:
-        return await self._in_order(self.agent.delete_all, **kwargs)
-
-    async def history(self, *args: Any, **kwargs: Any) -> list[Json]:
-        return await self._beside(self.agent.history, *args, **kwargs)
-
-    async def restore(self, *args: Any, **kwargs: Any) -> Json:
-        return await self._in_order(self.agent.restore, *args, **kwargs)
-
-    async def answer(self, *args: Any, **kwargs: Any) -> Json:
-        return await self._beside(self.agent.answer, *args, **kwargs)
-
-    async def events(self, **kwargs: Any) -> list[Event]:
-        return await self._beside(self.agent.events, **kwargs)
-
-    async def state_at(self, *args: Any, **kwargs: Any) -> list[Memory]:
-        return await self._beside(self.agent.state_at, *args, **kwargs)
-
-    async def export_jsonl(self, *args: Any, **kwargs: Any) -> int:
-        return await self._beside(self.agent.export_jsonl, *args, **kwargs)
-
-    async def import_jsonl(self, *args: Any, **kwargs: Any) -> int:
-        return await self._in_order(self.agent.import_jsonl, *args, **kwargs)
-
-    async def close(self) -> None:
-        """Waits for the calls that are being done, then closes the agent."""
-        await asyncio.to_thread(self._pool.shutdown)
-        await asyncio.to_thread(self.agent.close)
-
-    async def __aenter__(self) -> "AsyncMemoryAgent":
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        await self.close()
-
-    async def _in_order(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        scope = Scope(*(kwargs.get(name, "") for name in ("user_id", "agent_id", "run_id")))
-        async with self._turns.setdefault(scope.owner, asyncio.Lock()):
-            return await self._beside(call, *args, **kwargs)
-
-    async def _beside(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, functools.partial(call, *args, **kwargs))
+def _answered(reply: Reply, memories: Sequence[Memory], score_of: Mapping[str, float]) -> Json:
+    shown = [
+        {"id": memories[k].id, "memory": memories[k].memory, "selected": k in reply.quoted, "score": score_of[memories[k].id]}
+        for k in reply.shown
+    ]
+    return {"answer": reply.answer, "response": reply.response, "memories": shown}
 
 
 def _read_config(path: str, manager_from: str, answerer_from: str) -> Config:

@@ -24,12 +24,16 @@ class Batcher:
 
     def ask(self, request: Any) -> Any:
         """Returns the result of one request, or raises what its batch ended with. Raises ValueError after `close`."""
+        return self.submit(request).result()
+
+    def submit(self, request: Any) -> Future:
+        """Puts one request in line, and returns what will hold its result, or what its batch ended with; as `ask` otherwise."""
         future: Future = Future()
         with self._lock:
             if self._closed:
                 raise ValueError("the agent is closed; open another")
             self._waiting.put((request, future))
-        return future.result()
+        return future
 
     def close(self) -> None:
         """Serves what waits, then ends the thread."""

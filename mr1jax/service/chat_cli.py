@@ -3,13 +3,14 @@
 import contextlib
 import json as json_text
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mr1jax.config import require
 from mr1jax.service.memory_cli import NOBODY, Owner, telling_what_is_not_there
 from mr1jax.service.serve_cli import SHIPPED, Memory
+from mr1jax.service.texts import printable
 from mr1jax.status import Failed
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def chat(memory: Memory = SHIPPED, whose: Owner = NOBODY, json: bool = False) ->
     ids = whose.ids()
     by_hand = sys.stdin.isatty()
     with contextlib.suppress(*[KeyboardInterrupt] * by_hand), memory.opener()() as agent:
-        talk = Chat(agent, ids)
+        talk = Chat(agent, ids, (lambda piece: None) if json else _print_piece)
         if by_hand:
             print(_GREETING, file=sys.stderr)
         for line in _lines(by_hand, echo=not (by_hand or json)):
@@ -64,8 +65,9 @@ class Undoable:
 class Chat:
     """One conversation with the memory of one owner. Lines that it cannot do anything with raise ValueError."""
 
-    def __init__(self, agent: "MemoryAgent", ids: Json):
-        self._agent, self._ids = agent, ids
+    def __init__(self, agent: "MemoryAgent", ids: Json, heard: Callable[[str], None]):
+        """heard: is given each further piece of an answer, as it is written."""
+        self._agent, self._ids, self._heard = agent, ids, heard
         self._done: list[Undoable] = []
 
     def hear(self, line: str) -> Json:
@@ -74,8 +76,15 @@ class Chat:
             require(line in COMMANDS, f"there is no command {line!r:.60}; choose one of {', '.join(COMMANDS)}")
             return self._undo() if line == "/undo" else {"listed": self._agent.get_all(**self._ids)["results"]}
         if line.endswith(QUESTION_MARKS):
-            return {"asked": line} | self._agent.answer(line, **self._ids)
+            return {"asked": line} | self._answer(line)
         return self._remember(line)
+
+    def _answer(self, question: str) -> Json:
+        came: Json = {}
+        for came in self._agent.stream_answer(question, **self._ids):
+            if "piece" in came:
+                self._heard(came["piece"])
+        return came
 
     def _remember(self, line: str) -> Json:
         done = self._agent.add(line, **self._ids)
@@ -120,11 +129,15 @@ def _lines(by_hand: bool, echo: bool) -> Iterator[str]:
             yield line
 
 
+def _print_piece(piece: str) -> None:
+    print(printable(piece), end="", flush=True)
+
+
 def _shown(came: Json) -> list[str]:
-    from mr1jax.service.shown import answer_lines, memory_line, operation_lines
+    from mr1jax.service.shown import after_answer, memory_line, operation_lines
 
     if "asked" in came:
-        return answer_lines(came)
+        return after_answer(came)
     if "listed" in came:
         return [memory_line(memory) for memory in came["listed"]] or ["nothing is remembered"]
     lines = [line for result in came["results"] for line in operation_lines(result)]

@@ -4,7 +4,7 @@ Every array has one of a few shapes, whatever is asked: a bank of S slots, texts
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,14 +14,16 @@ import numpy as np
 from mr1jax.agents.answerer import AskedQuestion
 from mr1jax.agents.manager import NewFact
 from mr1jax.agents.prompts import Dates
-from mr1jax.config import AGENTS, Config, require
+from mr1jax.config import AGENTS, Config, replace, require
 from mr1jax.evaluate import Replies, what_matters
 from mr1jax.model.lora import agent_params
 from mr1jax.prepare import Start
+from mr1jax.rl.sampling import Rollout
 from mr1jax.service import programs
 from mr1jax.service.batcher import Batcher
 from mr1jax.service.calendar import known_years, put_back, shown_dates
 from mr1jax.service.programs import Decisions
+from mr1jax.service.streaming import Hear, Pieces
 from mr1jax.service.texts import Speller
 from mr1jax.structs import NO_SLOT, PAD, OperationKind, OperationStatus
 from mr1jax.text.packing import check_budget
@@ -29,7 +31,8 @@ from mr1jax.text.tokenizer import text_reader
 
 BATCHES = (1, 8, 32)  # requests that one run serves
 _DATE_WIDTH = 16  # tokens; "30 September 2024" in letters of any tokenizer
-_QUOTED_NUMBER = re.compile(r"\[(\d{1,2})\]")
+_STRIDE = 4  # tokens that are written between two looks at an answer that somebody follows
+_QUOTED_NUMBER = re.compile(r"\[(\d{1,2})\](?!.*\[\d{1,2}\])")  # the last of a line: what a memory says stands before its number
 _ANSWER_MARK = "**Answer:**"
 
 
@@ -44,10 +47,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Request:
-    """Memories, the last written last, at most as many as the bank has slots; and a fact to decide on, or a question (its date unread)."""
+    """Memories, the last written last, at most as many as the bank has slots; and a fact to decide on, or a question (its date unread).
+
+    hear: is told what is written of the response to a question, while it is written.
+    """
 
     lines: tuple[Line, ...]
     asked: Line
+    hear: Hear | None = None
 
 
 @dataclass(frozen=True)
@@ -79,11 +86,14 @@ class Reply:
 
 
 class Model(Protocol):
-    """What treats packed requests: the compiled agents, or `remote.RemoteModel`."""
+    """What treats packed requests: the compiled agents, or `remote.RemoteModel`.
+
+    heard: who is told the response so far, by the row of the batch.
+    """
 
     def decide(self, rows: NewFact, fact: NewFact, dates: Dates) -> Decisions: ...
 
-    def reply(self, rows: NewFact, question: AskedQuestion, dates: Dates) -> Replies: ...
+    def reply(self, rows: NewFact, question: AskedQuestion, dates: Dates, heard: Mapping[int, Hear]) -> Replies: ...
 
 
 class CompiledModel:
@@ -92,12 +102,27 @@ class CompiledModel:
     def __init__(self, start: Start):
         self._params = {agent: agent_params(start.params, agent, start.config.lora) for agent in AGENTS}
         self._language, self._config = start.language, what_matters(start.config)
+        self._text_of = text_reader(start.language.table)
 
     def decide(self, rows: NewFact, fact: NewFact, dates: Dates) -> Decisions:
         return programs.decide(self._params["manager"], rows, fact, dates, self._language, self._config)
 
-    def reply(self, rows: NewFact, question: AskedQuestion, dates: Dates) -> Replies:
-        return programs.reply(self._params["answerer"], rows, question, dates, self._language, self._config)
+    def reply(self, rows: NewFact, question: AskedQuestion, dates: Dates, heard: Mapping[int, Hear]) -> Replies:
+        params, num_tokens = self._params["answerer"], self._config.answerer.response_length
+        begun = programs.begin_reply(params, rows, question, dates, self._language, self._config)
+        for until in (*(range(_STRIDE, num_tokens, _STRIDE) if heard else ()), num_tokens):
+            begun = replace(begun, rollout=programs.extend_reply(params, begun, np.int32(until), self._language, self._config))
+            if heard and self._tell(begun.rollout, heard):
+                break
+        written = begun.rollout.generation
+        return programs.read_reply(begun.view, written.tokens[:, 0], written.length[:, 0], self._language)
+
+    def _tell(self, rollout: Rollout, heard: Mapping[int, Hear]) -> bool:
+        """Tells who follows what is written so far; returns whether all of it is."""
+        tokens_P1R, length_P1, done_P1 = jax.device_get((rollout.generation.tokens, rollout.generation.length, rollout.done))
+        for k, hear in heard.items():
+            hear(self._text_of(tokens_P1R[k, 0], length_P1[k, 0]))
+        return bool(np.all(done_P1))
 
 
 class Engine:
@@ -127,12 +152,22 @@ class Engine:
 
     def reply(self, request: Request) -> Reply:
         """Lets the Answer Agent answer one question. Raises ValueError where the question is longer than its prompt has room for."""
-        num_tokens = self.speller.count(request.asked.text)
+        self._check_room(request.asked.text)
+        return self._batchers["reply"].ask(request)
+
+    def stream(self, request: Request) -> Iterator[str | Reply]:
+        """As `reply`, at once: yields each further piece of the answer as it is written, and last the `Reply`, which is what counts."""
+        self._check_room(request.asked.text)
+        dates = self._shown_dates(request)
+        pieces = Pieces[Reply](lambda text: put_back(text, dates))
+        return pieces.follow(self._batchers["reply"].submit(replace(request, hear=pieces.hear)))
+
+    def _check_room(self, question: str) -> None:
+        num_tokens = self.speller.count(question)
         require(
             num_tokens <= self._question_width,
             f"the question has {num_tokens} tokens, and the Answer Agent's prompt has room for {self._question_width}; ask in fewer words",
         )
-        return self._batchers["reply"].ask(request)
 
     def batch_sizes(self) -> dict[str, dict[int, int]]:
         """Counts batches by how many requests were in them: of decisions ("decide") and of answers ("reply")."""
@@ -154,7 +189,8 @@ class Engine:
         total = len(asked["length"])
         no_gold = {"answer": np.zeros((total, 1), np.uint8), "answer_length": np.zeros(total, np.int32)}
         question = AskedQuestion(tokens=asked["tokens"], length=asked["length"], **no_gold)
-        replies = jax.device_get(self._model.reply(rows, question, dates))
+        heard = {k: request.hear for k, request in enumerate(batch) if request.hear}
+        replies = jax.device_get(self._model.reply(rows, question, dates, heard))
         return [self._read_reply(jax.tree.map(lambda x, k=k: x[k], replies), request) for k, request in enumerate(batch)]
 
     def _pack(self, batch: Sequence[Request], width: int) -> tuple[NewFact, dict[str, np.ndarray], Dates]:

@@ -30,10 +30,10 @@ from mr1jax.service.bodies import (
     TheCaller,
     TheMetrics,
 )
+from mr1jax.service.chat_server import Unavailable
 from mr1jax.service.limits import Gate, Limits, Refused, Tokens, error_body
 from mr1jax.service.metrics import CONTENT_TYPE, Measured, Metrics
 from mr1jax.service.records import NotFound
-from mr1jax.service.remote import Unavailable
 
 Json = dict[str, Any]
 _PAGES = {

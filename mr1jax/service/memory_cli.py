@@ -181,8 +181,8 @@ ACTIONS: dict[str, Callable[..., None]] = {
 @contextlib.contextmanager
 def telling_what_is_not_there() -> Iterator[None]:
     """Turns what is neither there nor the user's fault, a memory or a model's server, into exit status 1 with its sentence."""
+    from mr1jax.service.chat_server import Unavailable
     from mr1jax.service.records import NotFound
-    from mr1jax.service.remote import Unavailable
 
     try:
         yield

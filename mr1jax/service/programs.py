@@ -4,6 +4,7 @@ No prompt, grammar, retrieval or parser is written here: a bank is filled by `ta
 """
 
 import functools
+from typing import Any
 
 import jax
 from flax import struct
@@ -15,12 +16,12 @@ from mr1jax.agents.prompts import Dates, Language
 from mr1jax.agents.rollout import AnswerTask, ManagerTask, read, respond
 from mr1jax.agents.tasks import fill_one
 from mr1jax.config import GREEDY, Config
-from mr1jax.evaluate import Replies, reply_greedily
+from mr1jax.evaluate import Replies
 from mr1jax.memory.bank import apply_operations
+from mr1jax.model.transformer import Cache
+from mr1jax.rl.sampling import Rollout, begin, extend
 from mr1jax.structs import Array, MemoryBank, PyTree
 from mr1jax.text.parsing import parse_answer
-
-_GREEDY_KEY = 0  # greedy decoding draws nothing; the sampler wants a key all the same
 
 
 @struct.dataclass
@@ -37,19 +38,37 @@ class Decisions:
     response_length: Array
 
 
+@struct.dataclass
+class Begun:
+    """P replies that are being written: what the Answer Agent is shown, what it made of that, and what it has written so far."""
+
+    view: AnswerView
+    cache: Cache
+    rollout: Rollout
+
+
 @functools.partial(jax.jit, static_argnames="config")
 def decide(params: PyTree, rows: NewFact, fact: NewFact, dates: Dates, language: Language, config: Config) -> Decisions:
     """Shows P facts to the Manager beside the memories of `rows` [P, S], oldest first, and reads what it writes, greedily."""
     tasks = ManagerTask(bank=_fill(rows, language, config), fact=fact, questions=None, asked=None, dates=dates)
-    reading, key = read(params, tasks, language, config), jax.random.key(_GREEDY_KEY)
-    generation = respond(params, reading.cache, key, language.manager, language, config.manager, config, group_size=1, sampling=GREEDY)
+    reading = read(params, tasks, language, config)
+    generation = respond(params, reading.cache, _key(), language.manager, language, config.manager, config, group_size=1, sampling=GREEDY)
     return _interpret(tasks.bank, reading.view, fact, generation.tokens[:, 0], generation.length[:, 0], language, config)
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def reply(params: PyTree, rows: NewFact, question: AskedQuestion, dates: Dates, language: Language, config: Config) -> Replies:
-    """Asks the Answer Agent P questions, each of the memories of `rows` [P, S], oldest first."""
-    return reply_greedily(params, AnswerTask(_fill(rows, language, config), question, dates), language, config)
+def begin_reply(params: PyTree, rows: NewFact, question: AskedQuestion, dates: Dates, language: Language, config: Config) -> Begun:
+    """Asks the Answer Agent P questions, each of the memories of `rows` [P, S], oldest first, and lets it write one token."""
+    reading = read(params, AnswerTask(_fill(rows, language, config), question, dates), language, config)
+    num_tokens, drawn_by = config.answerer.response_length, _greedily(language)
+    rollout = begin(config.model, params, reading.cache, _key(), group_size=1, num_tokens=num_tokens, **drawn_by)
+    return Begun(reading.view, reading.cache, rollout)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def extend_reply(params: PyTree, begun: Begun, until: Array, language: Language, config: Config) -> Rollout:
+    """Lets it write on, up to `until` tokens, or until all have ended."""
+    return extend(config.model, params, begun.cache, _key(), begun.rollout, until, **_greedily(language))
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -76,15 +95,23 @@ def read_decision(
 
 @jax.jit
 def read_reply(view: AnswerView, response_PR: Array, length_P: Array, language: Language) -> Replies:
-    """Reads what a model elsewhere wrote to the prompts of `show_question`."""
+    """Reads what was written to the prompts of `begin_reply`, or elsewhere to those of `show_question`."""
     answer = jax.vmap(functools.partial(parse_answer, language.answerer))(response_PR, length_P)
     return Replies(view.shown.slot, response_PR, length_P, answer.tokens, answer.length)
 
 
 def compilations() -> int:
     """Counts how often these programs have been compiled in this process."""
-    programs = (decide, reply, show_fact, show_question, read_decision, read_reply)
+    programs = (decide, begin_reply, extend_reply, show_fact, show_question, read_decision, read_reply)
     return sum(program._cache_size() for program in programs)  # type: ignore[attr-defined]
+
+
+def _key() -> Array:
+    return jax.random.key(0)  # greedy decoding draws nothing; the sampler wants a key all the same
+
+
+def _greedily(language: Language) -> dict[str, Any]:
+    return {"grammar": language.answerer, "eos_id": language.eos_id, "sampling": GREEDY}
 
 
 def _fill(rows: NewFact, language: Language, config: Config) -> MemoryBank:

@@ -27,7 +27,8 @@ def event_line(event: Json) -> str:
     return f"{event['id']:6}  {event['created_at'][:19]}  {event['actor']:7}  {event['event']:7}  {texts}"
 
 
-def answer_lines(answered: Json) -> list[str]:
-    """Shows an answer, and below it the memories that the Answer Agent was shown, those that it quotes with a star."""
+def after_answer(answered: Json) -> list[str]:
+    """Shows what follows an answer that was shown as it came: the end of its line, and the memories that the Answer Agent was shown, those
+    that it quotes with a star."""
     shown = [f"  {'*' if memory['selected'] else ' '} {one_line(memory['memory'])}" for memory in answered["memories"]]
-    return [one_line(answered["answer"]) or "(no answer)", *shown]
+    return ["" if answered["answer"] else "(no answer)", *shown]

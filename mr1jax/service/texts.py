@@ -33,7 +33,12 @@ def check_text(what: str, text: Any, limit: int = MAX_TEXT) -> str:
 
 def one_line(text: str) -> str:
     """Puts a text on one line; characters that are not shown (control, line ends) separate words as spaces do."""
-    return " ".join("".join(letter if letter.isprintable() or letter in _JOINERS else " " for letter in text).split())
+    return " ".join(printable(text).split())
+
+
+def printable(text: str) -> str:
+    """Puts a space for each character that is not shown."""
+    return "".join(letter if letter.isprintable() or letter in _JOINERS else " " for letter in text)
 
 
 _JOINERS = "\u200c\u200d"  # not shown by themselves, but words and emoji of some scripts are spelled with them
