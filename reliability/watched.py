@@ -1,6 +1,7 @@
 """The compiled agents, watched: what every prompt and response must look like, said in Python lists and `re`."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from mr1jax.prepare import Start
 from mr1jax.service import programs
 from mr1jax.service.engine import CompiledModel
 from mr1jax.service.programs import Decisions
+from mr1jax.service.streaming import Hear
 from mr1jax.structs import NO_SLOT, OperationKind, OperationStatus
 from mr1jax.text.parsing import ANSWER_PATTERN, MANAGER_PATTERN
 from mr1jax.text.tokenizer import Tokenizer
@@ -55,8 +57,8 @@ class Watched:
         self._note(set(named) <= set(np.asarray(view.shown.slot[0]).tolist()) - {NO_SLOT}, f"slots {named} were not all shown")
         return decided
 
-    def reply(self, rows: NewFact, question: AskedQuestion, dates: Dates) -> Replies:
-        reply = self._model.reply(rows, question, dates)
+    def reply(self, rows: NewFact, question: AskedQuestion, dates: Dates, heard: Mapping[int, Hear]) -> Replies:
+        reply = self._model.reply(rows, question, dates, heard)
         view = programs.show_question(rows, question, dates, self._language, self._config)
         self._look("Question:", view, rows, question, dates, [])
         done = jax.device_get(reply)

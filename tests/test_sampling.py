@@ -9,7 +9,7 @@ import pytest
 
 from mr1jax.config import GREEDY, ModelConfig, SamplingConfig
 from mr1jax.model import transformer
-from mr1jax.rl import sampling
+from mr1jax.rl import drawing, sampling
 from mr1jax.structs import PAD
 from mr1jax.text.grammar import DEAD, DONE, UNREACHABLE, Grammar
 
@@ -122,7 +122,7 @@ def expected_probabilities(config, legal):
 def test_tokens_are_drawn_as_often_as_the_formula_says(config, legal):
     """Oracle: the distribution worked out in float64 by a loop: support, frequencies within five standard deviations, log-probabilities."""
     prob_V, legal_V, keys = expected_probabilities(config, legal), np.isin(np.arange(12), legal), jax.random.split(jax.random.key(5), 4000)
-    tokens, log_prob = jax.jit(jax.vmap(lambda key: sampling.draw(LOGITS_V, legal_V, key, sampling=config)))(keys)
+    tokens, log_prob = jax.jit(jax.vmap(lambda key: drawing.draw(LOGITS_V, legal_V, key, sampling=config)))(keys)
     frequency_V = np.bincount(tokens, minlength=12) / 4000
     assert not np.any(frequency_V[prob_V == 0])
     assert np.all(np.abs(frequency_V - prob_V) <= 5 * np.sqrt(prob_V * (1 - prob_V) / 4000))
@@ -132,11 +132,11 @@ def test_tokens_are_drawn_as_often_as_the_formula_says(config, legal):
 def test_a_token_is_the_one_that_jax_draws():
     """Oracle: `jax.random.categorical`, key by key; and numpy's argmax where the likeliest are three."""
     legal_V, keys = np.arange(12) != PAD, jax.random.split(jax.random.key(9), 500)
-    tokens, _ = jax.jit(jax.vmap(lambda key: sampling.draw(LOGITS_V, legal_V, key, sampling=WARM)))(keys)
+    tokens, _ = jax.jit(jax.vmap(lambda key: drawing.draw(LOGITS_V, legal_V, key, sampling=WARM)))(keys)
     logits_V = np.where(legal_V, LOGITS_V, -np.inf)
     np.testing.assert_array_equal(tokens, jax.vmap(lambda key: jax.random.categorical(key, logits_V))(keys))
     ties_V = np.array([0, 1, 3, 3, 2, 3], np.float32)
-    assert sampling.draw(ties_V, np.ones(6, bool), keys[0], sampling=GREEDY)[0] == np.argmax(ties_V)
+    assert drawing.draw(ties_V, np.ones(6, bool), keys[0], sampling=GREEDY)[0] == np.argmax(ties_V)
 
 
 def test_greedy_takes_the_likeliest_token_of_the_uncached_model(params):

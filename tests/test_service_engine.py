@@ -33,7 +33,7 @@ from mr1jax.service.engine import BATCHES, Engine, Line, Reply, Request
 from mr1jax.service.extract import BackboneExtractor, read_facts
 from mr1jax.service.facts import Message
 from mr1jax.service.ranking import TermIndex, bm25, terms_of
-from mr1jax.service.remote import RemoteModel, open_remote
+from mr1jax.service.remote import RemoteModel, remote_start
 from mr1jax.service.streaming import Pieces
 from mr1jax.service.texts import Speller, one_line
 from mr1jax.structs import NO_TERM, OperationKind
@@ -318,7 +318,7 @@ def remote(monkeypatch):
 
     def open_one(say):
         script = Script(say)
-        start, server = open_remote("http://localhost:1/v1", "qwen", httpx2.MockTransport(script))
+        start, server = remote_start(), ChatServer("http://localhost:1/v1", "qwen", httpx2.MockTransport(script))
         # The shapes of a small bank: what is tested is the text that goes and comes.
         config = replace(start.config, bank=BankConfig(4, 64, 16), manager=AgentConfig(3, 700, 64), answerer=AgentConfig(3, 700, 64))
         start = Start(config, start.params, start.tokenizer, start.language)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import statistics
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from mr1jax.service.engine import CompiledModel, Engine
 from mr1jax.service.extract import WholeSentences
 from mr1jax.service.programs import Decisions
 from mr1jax.service.sql_store import IN_MEMORY, SqlStore
+from mr1jax.service.streaming import Hear
 
 MEM0_CALLS = {"add": 2, "search": 0}
 """Calls of a language model that mem0 makes: one finds the facts in what was said, one decides what they do to memories like them (arXiv
@@ -37,8 +39,9 @@ class Counting:
         self.tokens["add"].append((int(view.length[0]), int(decided.response_length[0])))
         return decided
 
-    def reply(self, rows: NewFact, question: AskedQuestion, dates: Dates) -> Replies:
-        view, reply = programs.show_question(rows, question, dates, self._language, self._config), self._model.reply(rows, question, dates)
+    def reply(self, rows: NewFact, question: AskedQuestion, dates: Dates, heard: Mapping[int, Hear]) -> Replies:
+        view = programs.show_question(rows, question, dates, self._language, self._config)
+        reply = self._model.reply(rows, question, dates, heard)
         self.tokens["answer"].append((int(view.length[0]), int(reply.response_length[0])))
         return reply
 

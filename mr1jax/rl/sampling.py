@@ -1,6 +1,6 @@
 """Responses drawn with a cache, and the same responses scored again for the loss.
 
-`generate` and `score` build the next-token distribution with the same `_masked_logits`, so on the policy that wrote a response the two
+`generate` and `score` build the next-token distribution with the same `masked_logits`, so on the policy that wrote a response the two
 log-probabilities agree to rounding, and the importance ratio of the loss starts at 1.
 """
 
@@ -13,11 +13,11 @@ from flax import struct
 
 from mr1jax.config import ModelConfig, SamplingConfig, replace
 from mr1jax.model import transformer
+from mr1jax.rl.drawing import draw, masked_logits
 from mr1jax.structs import PAD, Array, Generation, PyTree
 from mr1jax.text import grammar as grammars
 from mr1jax.text.grammar import Grammar
 
-_ILLEGAL = -1e30  # finite: exp of it is exactly 0, and a row without a legal token holds numbers, not NaN, until it is masked
 _CHUNK_TOKENS = 512  # whose logits are held at once: enough for a matrix product at full speed, and little beside the layers' activations
 
 
@@ -151,20 +151,6 @@ def _write(
     return _record(rollout, token_PG, log_prob_PG, transformer.values(config, params, hidden_PGD), grammar, eos_id)
 
 
-def draw(logits_V: Array, legal_V: Array, key: Array, *, sampling: SamplingConfig) -> tuple[Array, Array]:
-    """Draws one legal token by temperature, top-k and top-p; the likeliest at temperature 0.
-
-    Returns int32[] and its float32[] log-probability under the distribution it was drawn from, which at temperature 0 is read as 1.
-    """
-    logits_V = _masked_logits(logits_V, legal_V, sampling.temperature or 1.0)
-    if sampling.temperature == 0:
-        token = _argmax(logits_V)
-    else:
-        logits_V = _keep_top_p(_keep_top_k(logits_V, sampling.top_k), sampling.top_p)
-        token = _argmax(logits_V + jax.random.gumbel(key, logits_V.shape))  # as `jax.random.categorical` does
-    return token, logits_V[token] - jax.nn.logsumexp(logits_V)
-
-
 def score(
     config: ModelConfig,
     params: PyTree,
@@ -204,7 +190,7 @@ def _score_tokens(
     """Returns the log-probability of each token and the entropy of what it was drawn from, of (hidden, token, state, remaining)."""
     hidden_PGRD, token_PGR, state_PGR, remaining_PGR = tokens
     legal_PGRV = _legal(grammar, state_PGR, remaining_PGR, config.vocab_size)
-    log_prob_PGRV = jax.nn.log_softmax(_masked_logits(transformer.logits(config, params, hidden_PGRD), legal_PGRV, temperature))
+    log_prob_PGRV = jax.nn.log_softmax(masked_logits(transformer.logits(config, params, hidden_PGRD), legal_PGRV, temperature))
     # Not a gather: its derivative would be a scatter into zeros the size of the logits.
     is_token_PGRV = token_PGR[..., None] == jnp.arange(config.vocab_size)[None, None, None]
     log_prob_PGR = jnp.sum(jnp.where(is_token_PGRV, log_prob_PGRV, 0.0), axis=-1)
@@ -233,34 +219,6 @@ def _legal(grammar: Grammar | None, state: Array, remaining: Array, vocab_size: 
     shape = (*state.shape, vocab_size)
     no_pad = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1) != PAD
     return no_pad if grammar is None else no_pad & grammars.allowed(grammar, state, remaining)
-
-
-def _argmax(x_V: Array) -> Array:
-    """Finds the first of the largest, as `jnp.argmax` does, in two plain reductions: XLA turns those into vector code on a CPU too."""
-    index_V = jnp.arange(x_V.shape[0], dtype=jnp.int32)
-    return jnp.min(jnp.where(x_V == jnp.max(x_V), index_V, x_V.shape[0] - 1))
-
-
-def _masked_logits(logits: Array, legal: Array, temperature: float) -> Array:
-    return jnp.where(legal, logits / temperature, _ILLEGAL)
-
-
-def _keep_top_k(logits_V: Array, top_k: int) -> Array:
-    """Keeps the k likeliest tokens, and all that tie with the last of them. 0 keeps everything."""
-    if top_k == 0 or top_k >= logits_V.shape[0]:
-        return logits_V
-    return jnp.where(logits_V >= jax.lax.top_k(logits_V, top_k)[0][-1], logits_V, _ILLEGAL)
-
-
-def _keep_top_p(logits_V: Array, top_p: float) -> Array:
-    """Keeps the fewest likeliest tokens whose probabilities reach p (arXiv 1904.09751, section 3.1), and ties with the last of them."""
-    if top_p == 1.0:
-        return logits_V
-    ordered_V = jnp.sort(logits_V, descending=True)
-    prob_V = jax.nn.softmax(ordered_V)
-    before_V = jnp.cumsum(prob_V) - prob_V  # what the likelier tokens reach without this one
-    least = jnp.min(jnp.where(before_V < top_p, ordered_V, jnp.inf))
-    return jnp.where(logits_V >= least, logits_V, _ILLEGAL)
 
 
 def _row_keys(key: Array, P: int, G: int) -> Array:

@@ -18,7 +18,7 @@ from mr1jax.service.extract import BackboneExtractor, Extractor, WholeSentences
 from mr1jax.service.facts import read_messages
 from mr1jax.service.memories import Memories
 from mr1jax.service.records import Json, Memory, Receipt, Scope
-from mr1jax.service.remote import RemoteExtractor, RemoteModel, open_remote
+from mr1jax.service.remote import RemoteExtractor, RemoteModel, remote_start
 from mr1jax.service.sql_store import IN_MEMORY, SqlStore
 from mr1jax.service.store import Store
 from mr1jax.service.texts import check_metadata, check_name, check_text, date_text, now, read_time
@@ -72,7 +72,7 @@ class MemoryAgent(Memories):
 
     @classmethod
     def _remote(cls, store: Store, base_url: str, model: str) -> "MemoryAgent":
-        start, server = open_remote(base_url, model)
+        start, server = remote_start(), ChatServer(base_url, model)
         engine = Engine(start, RemoteModel(start, server))
         agent = cls(engine, store, RemoteExtractor(server, engine.speller, engine.slot_width))
         agent.server = server

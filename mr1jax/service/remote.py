@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import httpx2
 import jax
 import numpy as np
 
@@ -96,15 +95,14 @@ class RemoteExtractor:
 _REPLY_TOKENS = 512
 
 
-def open_remote(base_url: str, model: str, transport: httpx2.BaseTransport | None = None) -> tuple[Start, ChatServer]:
-    """Returns what packs and reads prompts for a model elsewhere, and its server. No weights are read."""
-    server = ChatServer(base_url, model, transport)
+def remote_start() -> Start:
+    """Makes what packs and reads prompts for a model elsewhere. No weights are read."""
     tokenizer = SentencePieceTokenizer(ASSETS / "tokenizer.model")
     config = Config(bank=REMOTE_BANK, manager=REMOTE_MANAGER, answerer=REMOTE_ANSWERER)
     config = replace(config, model=replace(config.model, vocab_size=tokenizer.vocab_size))
     # An empty frame: the server writes the model's chat template, and the instructions are said.
     language = make_language(tokenizer, max(getattr(config, agent).num_shown for agent in AGENTS), ChatFrame((), ()))
-    return Start(config, {}, tokenizer, language), server
+    return Start(config, {}, tokenizer, language)
 
 
 def _encode(tokenizer: Tokenizer, reply: str) -> list[int]:
