@@ -232,6 +232,7 @@ class Config:
     rollout_microbatches: int = 1  # the prompts of a step are drawn from in so many parts, one after another: less memory, and slower
     reward: RewardKind = "em"  # of an answer: exact match as in the paper, F1 of words, or 1 where it says all words of the gold answer
     distill: bool = True  # the Answer Agent first quotes the memories that it relies on; False: it answers at once
+    banks_by: Literal["append_only", "manager"] = "append_only"  # the Answer Agent is asked about banks with all there is, or a Manager's
     questions_per_state: int = 4  # asked of the bank that each candidate operation leaves (Manager only)
     horizon: int = 0  # turns that each member of a group plays on before it is asked (Manager only); as many as there are: a whole replay
     lead: int = 0  # turns that each member first plays by itself, unlearnt, so that a group compares different banks (Manager only)

@@ -17,17 +17,17 @@ from mr1jax.data.episodes import EpisodeShape, encode_record, stack
 from mr1jax.data.records import Record
 from mr1jax.data.states import first_facts, manager_states
 from mr1jax.embeddings import embed_banks, embed_questions, load_encoder
-from mr1jax.evaluate import append_only_banks
+from mr1jax.evaluate import append_only_banks, build_banks
 from mr1jax.identity import fingerprint
 from mr1jax.model.backbones import read_config
 from mr1jax.model.hub import find_backbone
 from mr1jax.model.huggingface import load_backbone
-from mr1jax.model.lora import BASE, init_adapter
+from mr1jax.model.lora import BASE, agent_params, init_adapter
 from mr1jax.model.transformer import init_params, logical_axes
 from mr1jax.model.weights import load_metadata, load_params
 from mr1jax.sharding import make_mesh, param_sharding
 from mr1jax.step import Tasks
-from mr1jax.structs import Conversation, PyTree
+from mr1jax.structs import Conversation, MemoryBank, PyTree
 from mr1jax.text.grammar import check_response_budget
 from mr1jax.text.huggingface_tokenizer import HuggingFaceTokenizer
 from mr1jax.text.packing import check_budget
@@ -154,7 +154,8 @@ def make_tasks(records: Sequence[Record], start: Start) -> Tasks:
     """Makes what the configured agent trains on: facts at prebuilt banks, or questions to banks.
 
     The Answer Agent is asked about banks that forgot nothing: what one has lost no answer brings back, and of what was said several times
-    over it has to find the last. So it also learns for banks that a better Manager will keep.
+    over it has to find the last. So it also learns for banks that a better Manager will keep. Or with `config.banks_by` about those that
+    its partner keeps.
     """
     config = start.config
     records = [first_facts(record, config.max_facts) for record in records]
@@ -169,9 +170,15 @@ def make_tasks(records: Sequence[Record], start: Start) -> Tasks:
         )
         require(bool(states), f"{len(records)} conversations hold no fact that is asked about; give Config.conversations more")
         return manager_tasks(states, conversations, start.language, config)
-    everything = replace(config, bank=replace(config.bank, num_slots=conversations.fact_length.shape[1]))
-    memories = append_only_banks(conversations, start.language, everything)
-    banks = memories.banks
+    banks = _banks_asked(conversations, start)
     if config.answerer.retrieval != "lexical":
         banks = embed_banks(banks, start.language.table, load_encoder(config.encoder))
     return answer_tasks(banks, conversations, ask_at_end(conversations))
+
+
+def _banks_asked(conversations: Conversation, start: Start) -> MemoryBank:
+    config, language = start.config, start.language
+    if config.banks_by == "manager":
+        return build_banks(agent_params(start.params, "manager", config.lora), conversations, language, config).banks
+    everything = replace(config, bank=replace(config.bank, num_slots=conversations.fact_length.shape[1]))
+    return append_only_banks(conversations, language, everything).banks

@@ -28,7 +28,7 @@ def row_runs(name: str) -> list[list[Run]]:
     chains = []
     for seed in SEEDS:
         short = run("grpo_manager_short", seed)
-        chains.append([short, run("grpo_manager_long", seed, after=short)])
+        chains.append([short, run("grpo_manager_long", seed, after=[short])])
     return chains
 
 

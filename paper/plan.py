@@ -63,13 +63,11 @@ def baseline_pair(row: str) -> Pair:
     return Pair(f"baseline-{row}", Config())
 
 
-def run(experiment: str, seed: int, variant: str = "", *, after: Run | None = None, **changes: Any) -> Run:
-    """Plans a run of an experiment with some fields changed; after: the run whose agent it goes on from."""
+def run(experiment: str, seed: int, variant: str = "", *, after: Sequence[Run] = (), **changes: Any) -> Run:
+    """Plans a run of an experiment with some fields changed; after: runs whose agents it starts with, of either kind."""
     name = "-".join(filter(None, (experiment, variant, f"seed{seed}")))
-    config = load_config(experiment)
-    if after:
-        changes[f"{config.agent}_from"] = str(after.folder)
-    return Run(name, replace(config, seed=seed, **changes), (after.name,) if after else ())
+    changes |= {f"{each.config.agent}_from": str(each.folder) for each in after}
+    return Run(name, replace(load_config(experiment), seed=seed, **changes), tuple(each.name for each in after))
 
 
 def pair(*runs: Run) -> Pair:

@@ -22,7 +22,7 @@ def variants(seed: int) -> dict[str, list[Run]]:
     return {
         "em": [agents("grpo", seed)["answerer"]],
         "f1": [run(EXPERIMENT, seed, "f1", reward="f1")],
-        "em_then_f1": [half, run(EXPERIMENT, seed, "em_then_f1", after=half, reward="f1", steps=60)],
+        "em_then_f1": [half, run(EXPERIMENT, seed, "em_then_f1", after=[half], reward="f1", steps=60)],
         "judge_like": [run(EXPERIMENT, seed, "judge_like", reward="judge_like")],
     }
 

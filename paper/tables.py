@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from types import ModuleType
 
-from paper import ablation, algorithms, credit, curves, latency, main_table, operations, rewards
+from paper import ablation, algorithms, alternation, credit, curves, latency, main_table, operations, rewards
 from paper.plan import Item, unique
 
 TABLES: dict[str, ModuleType] = {
@@ -14,6 +14,7 @@ TABLES: dict[str, ModuleType] = {
     "operations": operations,
     "algorithms": algorithms,
     "credit": credit,
+    "alternation": alternation,
     "latency": latency,
 }
 

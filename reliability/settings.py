@@ -105,6 +105,7 @@ LEGAL: dict[type, dict[str, Any]] = {
         "agent": ("manager", "answerer"),
         "data": ("memdial", "locomo"),
         **dict.fromkeys("conversations steps prompts_per_step group_size rollout_microbatches questions_per_state".split(), COUNT),
+        "banks_by": ("append_only", "manager"),
         "reward": ("em", "f1", "judge_like"),
         "distill": SWITCH,
         "save_every": COUNT,

@@ -92,6 +92,7 @@ OUT_OF_RANGE = {
         "rollout_microbatches": COUNT,
         "questions_per_state": COUNT,
         "reward": ("bleu",),
+        "banks_by": ("nobody",),
         "horizon": (-1, 10**10),
         "lead": (-1, 10**10),
         "max_facts": (-1, 10**10),

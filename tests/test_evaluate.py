@@ -16,6 +16,7 @@ from mr1jax.data.episodes import EpisodeShape, encode_record, stack
 from mr1jax.data.records import Fact, Question, Record
 from mr1jax.memory.bank import init_bank
 from mr1jax.model.transformer import init_params
+from mr1jax.prepare import Start, make_tasks
 from mr1jax.text.tokenizer import train_sentencepiece
 
 SPRING, SUMMER = "4 May 2031", "9 July 2031"
@@ -119,6 +120,24 @@ def test_manager_builds_each_bank_as_if_it_were_alone(world, managed):
     assert managed.banks.clock.shape == (4,)
     assert operations["add"] > 0
     assert managed.operations == operations
+
+
+def test_the_answer_agent_is_trained_at_the_banks_of_its_partner(world, managed):
+    """Oracle: the banks that the Manager builds in evaluation, each with the questions that hold at its end; append-only ones hold all."""
+    tokenizer, language, _, config, params = world
+    start = Start(replace(config, agent="answerer"), {"manager": params[0], "answerer": params[1]}, tokenizer, language)
+    forgot = 0
+    for banks_by in ("manager", "append_only"):
+        tasks = make_tasks(RECORDS, replace(start, config=replace(start.config, banks_by=banks_by)))
+        assert [tokenizer.decode(row[:n].tolist()) for row, n in zip(tasks.question.tokens, tasks.question.length, strict=True)] == [
+            RECORDS[of].questions[which].question for of, which in ASKED
+        ]
+        for number, (of, _) in enumerate(ASKED):
+            said = [fact.text for fact in RECORDS[of].facts]
+            kept = texts_in(at(tasks.bank, number), tokenizer)
+            assert kept == (texts_in(at(managed.banks, of), tokenizer) if banks_by == "manager" else said)
+            forgot += kept != said
+    assert forgot
 
 
 def test_append_only_keeps_the_last_that_fit(world, appended):

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import sys
-import uuid
 
 import pytest
 from served import tiny_agent
@@ -20,7 +19,7 @@ from mr1jax.service.sql_store import SqlStore
 
 SAID = "Mia has a dog called Bramo."
 QUESTION = "What is Mia's dog called?"
-NOBODYS = str(uuid.uuid4())
+NOBODYS = "18d7848e-8956-4528-bf94-0b92258071a6"  # an id that no memory has
 
 
 class Shared(MemoryAgent):

@@ -10,7 +10,7 @@ import pytest
 from mr1jax.baselines.rows import NOTES
 from mr1jax.config import Config
 from mr1jax.statistics import bootstrap_interval, interval_of_seeds
-from paper import jobs, plan, pool, scores, table
+from paper import alternation, jobs, plan, pool, scores, table
 from paper.ablation import ROWS, row_pairs
 from paper.plan import SEEDS, Accuracy, Pair, Run, baseline_pair, pair, run, unique
 from paper.tables import TABLES, everything
@@ -53,6 +53,19 @@ def test_pair_names_the_agents_it_scores(runs_in):
     assert not both.config.distill
     assert both.after == ("grpo_manager-seed2", "ppo_answer-undistilled-seed3")
     assert (pair().name, pair().config) == ("start", Config())
+
+
+def test_a_phase_starts_from_the_agents_of_those_before(runs_in):
+    """Oracle: written out by hand: whose Manager, whose Answer Agent, at whose banks, and what is waited for."""
+    phases = alternation.chain(2)
+    told = {name: (each.config.manager_from, each.config.answerer_from, each.config.banks_by, each.after) for name, each in phases.items()}
+    manager, reader = "grpo_manager-seed2", "grpo_answer-managed-seed2"
+    assert told == {
+        "first": ("", "", "append_only", ()),
+        "reader": (f"{runs_in}/{manager}", "", "manager", (manager,)),
+        "again": (f"{runs_in}/{manager}", f"{runs_in}/{reader}", "append_only", (manager, reader)),
+        "control": (f"{runs_in}/{manager}", "", "append_only", (manager,)),
+    }
 
 
 def test_two_plans_of_one_name_are_refused():
@@ -286,6 +299,7 @@ def test_every_table_is_made_of_what_its_runs_left(runs_in, monkeypatch):
     assert made["algorithms"].rows["rloo"]["minutes"] == pytest.approx(40 / 60)
     assert made["credit"].rows["replay, short conversations first"]["steps"] == 80
     assert made["credit"].rows["at once"]["spread of a group's rewards at first"] == pytest.approx(0.25)
+    assert made["alternation"].rows["or the Manager again, beside the start's"]["scores"]["em"] == 75.0
     assert made["rewards"].rows["judge_like"]["scores"]["em"] == 75.0
     assert made["curves"].rows["Answer Agent, PPO"]["reward, first ten steps"] == pytest.approx(0.2)
     assert made["operations"].rows["PPO, test split"]["to the letter"] == 25.0
