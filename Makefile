@@ -19,6 +19,8 @@ PYTHON311  ?= python3.11
 PYTHON312  ?= python3.12
 PYTHON-trl   = $(PYTHON311)
 PYTHON-tunix = $(PYTHON312)
+# Test files side by side, one a core; the tests of a file stay in one process, for they share compiled steps.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 # What has checks in parity/, all but the models that they share and the script that writes fixtures.
 PARITY := $(filter-out small_models small_encoders make_golden,$(basename $(notdir $(wildcard parity/*.py))))
 
@@ -86,10 +88,10 @@ bench-service: $(READY) ## measure the agent in use: ARGS="load kill million iso
 	@$(BIN)/python -m bench.service $(ARGS)
 
 test: $(READY) .libtpu/.ready ## run the tests, without those marked slow
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(ARGS)
 
 test-all: $(READY) .libtpu/.ready ## run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 parity: .venv-parity/.ready ## compare logits, exports and encoders with transformers and peft, in .venv-parity on Python 3.11
 	@for check in $(PARITY); do echo "parity/$$check.py"; PYTHONPATH=.:tests .venv-parity/bin/python -m parity.$$check || exit 1; done

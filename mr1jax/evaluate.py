@@ -206,10 +206,10 @@ def _replay(params: PyTree, conversations: Conversation, language: Language, con
 
 
 def reply_greedily(params: PyTree, tasks: AnswerTask, language: Language, config: Config) -> Replies:
-    """Lets the Answer Agent with these parameters answer P questions, greedily. Pure; `answer_questions` and the service compile it."""
-    agent = config.answerer
+    """Lets the Answer Agent with these parameters answer P questions, greedily; one of length 0 gets no answer. Pure."""
+    agent, asked = config.answerer, tasks.question.length > 0
     reading, key = read(params, tasks, language, config), jax.random.key(_GREEDY_KEY)
-    generation = respond(params, reading.cache, key, language.answerer, language, agent, config, group_size=1, sampling=GREEDY)
+    generation = respond(params, reading.cache, key, language.answerer, language, agent, config, group_size=1, sampling=GREEDY, asked=asked)
     response_PR, length_P = generation.tokens[:, 0], generation.length[:, 0]
     answer = jax.vmap(functools.partial(parse_answer, language.answerer))(response_PR, length_P)
     return Replies(reading.view.shown.slot, response_PR, length_P, answer.tokens, answer.length)

@@ -125,10 +125,10 @@ def test_manager_builds_each_bank_as_if_it_were_alone(world, managed):
 def test_the_answer_agent_is_trained_at_the_banks_of_its_partner(world, managed):
     """Oracle: the banks that the Manager builds in evaluation, each with the questions that hold at its end; append-only ones hold all."""
     tokenizer, language, _, config, params = world
-    start = Start(replace(config, agent="answerer"), {"manager": params[0], "answerer": params[1]}, tokenizer, language)
+    start = Start(config, {"manager": params[0], "answerer": params[1]}, tokenizer, language)
     forgot = 0
     for banks_by in ("manager", "append_only"):
-        tasks = make_tasks(RECORDS, replace(start, config=replace(start.config, banks_by=banks_by)))
+        tasks = make_tasks(RECORDS, dataclasses.replace(start, config=replace(config, banks_by=banks_by)))
         assert [tokenizer.decode(row[:n].tolist()) for row, n in zip(tasks.question.tokens, tasks.question.length, strict=True)] == [
             RECORDS[of].questions[which].question for of, which in ASKED
         ]

@@ -452,7 +452,8 @@ def test_metrics_count_what_was_done(agent, user):
         added = client.post("/v1/memories", json={"messages": SAID, "user_id": user}).json()["results"][0]["id"]
         for path in (f"/v1/memories/{added}", "/v1/memories/gone", "/v1/memories/gone-too"):
             client.get(path, params={"user_id": user})
-        client.post(f"/v1/memories/{added}/restore", json={"user_id": user})
+        for _ in ("what undoes the ADD deletes", "and what undoes that restores"):
+            client.post(f"/v1/memories/{added}/restore", json={"user_id": user})
         client.get("/v1/secret-path")
         client.request("BREW", "/v1/memories")
         client.post("/v1/memories", json={"messages": SAID, "user_id": user, "dry_run": True})
@@ -465,6 +466,7 @@ def test_metrics_count_what_was_done(agent, user):
     assert [value for (method, *_), value in requests.items() if method == "other"] == [1]
     assert found["mr1jax_http_request_seconds_count", (("route", "/v1/memories/{memory_id}"),)] == 3
     assert found["mr1jax_operations_total", (("event", "ADD"),)] == 1
+    assert found["mr1jax_operations_total", (("event", "DELETE"),)] == 1
     assert found["mr1jax_operations_total", (("event", "RESTORE"),)] == 1
     assert found["mr1jax_compilations_total", ()] == agent.compilations()
     batches = agent.engine.batch_sizes()["decide"]

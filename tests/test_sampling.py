@@ -205,10 +205,29 @@ def test_sampling_stops_once_every_response_has_ended(params, monkeypatch):
 
     monkeypatch.setattr(transformer, "decode", counted_decode)
     settings = {"group_size": 2, "num_tokens": 400, "eos_id": EOS, "sampling": WARM, "grammar": None}
-    run = jax.jit(lambda params: sampling.generate(CONFIG, params, read(params), jax.random.key(7), **settings))
-    generation = run({**params, "unembedding": jnp.zeros_like(params["unembedding"])})
-    jax.effects_barrier()
-    assert len(reads) == generation.length.max() - 1 < 399
+    run = jax.jit(lambda params, asked: sampling.generate(CONFIG, params, read(params), jax.random.key(7), asked=asked, **settings))
+    uniform = {**params, "unembedding": jnp.zeros_like(params["unembedding"])}
+
+    def longest_of(asked):
+        reads.clear()
+        generation = run(uniform, asked)
+        jax.effects_barrier()
+        assert len(reads) == generation.length.max() - 1 < 399
+        return generation.length.max(axis=1)
+
+    longest = longest_of(np.ones(P, bool))
+    others = np.arange(P) != np.argmax(longest)
+    np.testing.assert_array_equal(longest_of(others), np.where(others, longest, 0))
+
+
+def test_prompts_that_are_not_asked_get_no_response(params, grammar, ruled):
+    """Oracle: what each prompt is answered where both are asked; nothing stands where nothing is asked, and nobody waits for it."""
+    drawn_by = {"group_size": G, "num_tokens": R, "grammar": grammar, "eos_id": EOS, "sampling": WARM}
+    for asked in ([True, False], [False, True], [False, False]):
+        answered = generate_jit(CONFIG, params, read(params), jax.random.key(3), asked=jnp.array(asked), **drawn_by)
+        for p in range(P):
+            expected = jax.tree.map(lambda x, p=p, is_asked=asked[p]: x[p] * is_asked, ruled)
+            jax.tree.map(lambda x, y, p=p: np.testing.assert_array_equal(x[p], y), answered, expected)
 
 
 @pytest.mark.parametrize("stride", [1, 3])

@@ -16,7 +16,7 @@ from mr1jax.agents import answerer, manager
 from mr1jax.agents.answerer import AnswerView, AskedQuestion
 from mr1jax.agents.manager import ManagerView, NewFact
 from mr1jax.agents.prompts import Dates, Language
-from mr1jax.config import GREEDY, AgentConfig, Config, SamplingConfig, replace
+from mr1jax.config import GREEDY, AgentConfig, Config, SamplingConfig
 from mr1jax.memory.bank import apply_operations
 from mr1jax.model.lora import agent_params
 from mr1jax.model.transformer import Cache, prefill
@@ -91,8 +91,9 @@ def respond(
     *,
     group_size: int,
     sampling: SamplingConfig,
+    asked: Array | None = None,
 ) -> Generation:
-    """Draws `group_size` responses of one agent to each of P prompts that it has read; consumes the key."""
+    """Draws `group_size` responses of one agent to each of P prompts that it has read; consumes the key. asked: as in `generate`."""
     return generate(
         config.model,
         params,
@@ -103,6 +104,7 @@ def respond(
         grammar=grammar,
         eos_id=language.eos_id,
         sampling=sampling,
+        asked=asked,
     )
 
 
@@ -149,7 +151,19 @@ def manage(
     num_terms, when_full = config.bank.num_terms, config.bank.when_full
     reading = reading or read(params, tasks, language, config)
     view, cache = reading.view, reading.cache
-    generation = respond(params, cache, key, language.manager, language, config.manager, config, group_size=group_size, sampling=sampling)
+    is_said_P = tasks.fact.length > 0
+    generation = respond(
+        params,
+        cache,
+        key,
+        language.manager,
+        language,
+        config.manager,
+        config,
+        group_size=group_size,
+        sampling=sampling,
+        asked=is_said_P,
+    )
 
     def branch(bank, view, fact, tokens_R, length):
         operations = manager.act(view, fact, tokens_R, length, language, num_terms)
@@ -158,11 +172,10 @@ def manage(
 
     of_group = jax.vmap(branch, in_axes=(None, None, None, 0, 0))
     bank_PG, kind_PG2, status_PG2 = jax.vmap(of_group)(tasks.bank, view, tasks.fact, generation.tokens, generation.length)
-    said_P1 = tasks.fact.length[:, None] > 0
+    said_P1 = is_said_P[:, None]
     before_P1 = jax.tree.map(lambda x: x[:, None], tasks.bank)
     bank_PG = jax.tree.map(lambda new, old: jnp.where(said_P1.reshape(-1, *[1] * (new.ndim - 1)), new, old), bank_PG, before_P1)
     counts_PG = {name: jnp.where(said_P1, count, 0.0) for name, count in count_operations(kind_PG2, status_PG2).items()}
-    generation = replace(generation, length=jnp.where(said_P1, generation.length, 0))
     trajectory = Trajectory(prompt=view.prompt, prompt_length=view.length, generation=generation, reward=jnp.zeros(generation.length.shape))
     return trajectory, bank_PG, counts_PG
 
@@ -208,16 +221,27 @@ def ask(params: PyTree, bank_PG: MemoryBank, tasks: ManagerTask, key: Array, lan
     asked_PQG = jnp.broadcast_to(tasks.asked[..., None], (P, Q, G))
     is_read_PQG = asked_PQG & (first_PQG == jnp.arange(G)[None, None])
 
-    def grade(rows: tuple[Array, Array, AskedQuestion]) -> Array:
-        prompt_BL, length_B, question_B = rows
+    def grade(rows: tuple[Array, Array, AskedQuestion, Array]) -> Array:
+        prompt_BL, length_B, question_B, is_read_B = rows
         cache = _prefill(params, prompt_BL, length_B, config)
-        generation = respond(params, cache, key, language.answerer, language, config.answerer, config, group_size=1, sampling=GREEDY)
+        generation = respond(
+            params,
+            cache,
+            key,
+            language.answerer,
+            language,
+            config.answerer,
+            config,
+            group_size=1,
+            sampling=GREEDY,
+            asked=is_read_B,
+        )
         return jax.vmap(partial(answerer.reward, language=language, kind=config.reward))(
             generation.tokens[:, 0], generation.length[:, 0], question_B
         )
 
     question_PQG = jax.tree.map(lambda x: jnp.broadcast_to(x[:, :, None], (P, Q, G, *x.shape[2:])), tasks.questions)
-    reward_PQG = _map_where(is_read_PQG, grade, (view.prompt, view.length, question_PQG))
+    reward_PQG = _map_where(is_read_PQG, grade, (view.prompt, view.length, question_PQG, is_read_PQG))
     reward_PQG = jnp.take_along_axis(reward_PQG, first_PQG, axis=2)
     return masked_mean(reward_PQG, asked_PQG, axis=1), jnp.sum(is_read_PQG) / jnp.maximum(jnp.sum(asked_PQG), 1)
 

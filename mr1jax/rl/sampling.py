@@ -58,6 +58,7 @@ def generate(
     grammar: Grammar | None,
     eos_id: int,
     sampling: SamplingConfig,
+    asked: Array | None = None,
 ) -> Generation:
     """Draws `group_size` responses of at most `num_tokens` tokens to each prompt; stops as soon as every response has ended.
 
@@ -67,6 +68,7 @@ def generate(
       cache: P prompts, as `transformer.prefill` read them; each is there once for its whole group.
       grammar: what may follow what; None allows everything but PAD until `eos_id`.
       sampling: temperature 0 takes the likeliest token and reports its log-probability at temperature 1.
+      asked: bool[P], which prompts there really are: to the others nothing is said, so nobody waits for it; None where all are.
 
     Returns:
       `Generation`, whose `log_prob` is of the distribution really drawn from: after grammar, temperature, top-k and top-p.
@@ -82,6 +84,7 @@ def generate(
             grammar=grammar,
             eos_id=eos_id,
             sampling=sampling,
+            asked=asked,
         )
         ended = extend(config, params, cache, key, begun, num_tokens, grammar=grammar, eos_id=eos_id, sampling=sampling)
     return ended.generation
@@ -98,11 +101,15 @@ def begin(
     grammar: Grammar | None,
     eos_id: int,
     sampling: SamplingConfig,
+    asked: Array | None = None,
 ) -> Rollout:
     """Draws the first token of each response; what is given is as in `generate`."""
     P, G = cache.length.size, group_size
+    nothing = _start(config, P, G, num_tokens, grammar)
+    if asked is not None:
+        nothing = replace(nothing, done=jnp.broadcast_to(~asked[:, None], (P, G)))
     hidden_PGD = jnp.broadcast_to(cache.last[:, None], (P, G, config.d_model))
-    return _write(config, params, _row_keys(key, P, G), _start(config, P, G, num_tokens, grammar), hidden_PGD, grammar, eos_id, sampling)
+    return _write(config, params, _row_keys(key, P, G), nothing, hidden_PGD, grammar, eos_id, sampling)
 
 
 def extend(

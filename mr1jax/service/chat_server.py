@@ -19,6 +19,7 @@ _CONCURRENCY = 32
 _EVENTS = "text/event-stream"
 _THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
 _THINKING = "<think>"
+_NO_COMPLETION = (KeyError, IndexError, TypeError, ValueError)  # what reading a reply of another form raises
 
 T = TypeVar("T")
 Messages = Sequence[dict[str, str]]
@@ -120,9 +121,6 @@ class ChatServer:
 
     def _send(self, body: dict[str, Any], stream: bool) -> httpx2.Response:
         return self._client.send(self._client.build_request("POST", self._url, json=body), stream=stream)
-
-
-_NO_COMPLETION = (KeyError, IndexError, TypeError, ValueError)  # what reading a reply of another form raises
 
 
 def as_messages(prompt: str) -> Messages:

@@ -83,7 +83,8 @@ class BackboneExtractor:
         prompt_PL, length_P = np.full((P, _PROMPT), PAD, np.int32), np.ones(P, np.int32)
         for k, prompt in enumerate(prompts):
             prompt_PL[k, : len(prompt)], length_P[k] = prompt, len(prompt)
-        tokens_PR = jax.device_get(_write(self._params, prompt_PL, length_P, self._grammar, self._model, self._tokenizer.eos_id))
+        asked_P = np.arange(P) < len(prompts)
+        tokens_PR = jax.device_get(_write(self._params, prompt_PL, length_P, asked_P, self._grammar, self._model, self._tokenizer.eos_id))
         return [self._tokenizer.decode(tokens_R.tolist()) for tokens_R in tokens_PR[: len(prompts)]]
 
 
@@ -103,8 +104,19 @@ def compilations() -> int:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "eos_id"))
-def _write(params: PyTree, prompt_PL: Array, length_P: Array, grammar: Grammar, model: ModelConfig, eos_id: int) -> Array:
-    """Returns the likeliest response to each prompt, int32[P, R]."""
+def _write(params: PyTree, prompt_PL: Array, length_P: Array, asked_P: Array, grammar: Grammar, model: ModelConfig, eos_id: int) -> Array:
+    """Returns the likeliest response to each prompt that is asked, int32[P, R]."""
     cache, key = prefill(model, params, prompt_PL, length_P), jax.random.key(0)  # greedy decoding draws nothing
-    written = generate(model, params, cache, key, group_size=1, num_tokens=_RESPONSE, grammar=grammar, eos_id=eos_id, sampling=GREEDY)
+    written = generate(
+        model,
+        params,
+        cache,
+        key,
+        group_size=1,
+        num_tokens=_RESPONSE,
+        grammar=grammar,
+        eos_id=eos_id,
+        sampling=GREEDY,
+        asked=asked_P,
+    )
     return written.tokens[:, 0]

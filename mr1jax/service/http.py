@@ -109,7 +109,7 @@ def history(memory_id: str, query: Annotated[Scope, Query()], caller: TheCaller,
 def restore(memory_id: str, body: Restored, caller: TheCaller, agent: TheAgent, metrics: TheMetrics) -> Json:
     """Takes a memory back to what it was before its last event, or after a given one."""
     done = agent.restore(memory_id, **body.of(caller), to_event=body.to_event)
-    metrics.count_operations({"results": [{"event": "RESTORE"}]})
+    metrics.count_operations({"results": [{"event": "DELETE" if done["deleted"] else "RESTORE"}]})  # what undoes an ADD deletes
     return done
 
 

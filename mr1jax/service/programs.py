@@ -52,7 +52,10 @@ def decide(params: PyTree, rows: NewFact, fact: NewFact, dates: Dates, language:
     """Shows P facts to the Manager beside the memories of `rows` [P, S], oldest first, and reads what it writes, greedily."""
     tasks = ManagerTask(bank=_fill(rows, language, config), fact=fact, questions=None, asked=None, dates=dates)
     reading = read(params, tasks, language, config)
-    generation = respond(params, reading.cache, _key(), language.manager, language, config.manager, config, group_size=1, sampling=GREEDY)
+    agent, asked = config.manager, fact.length > 0
+    generation = respond(
+        params, reading.cache, _key(), language.manager, language, agent, config, group_size=1, sampling=GREEDY, asked=asked
+    )
     return _interpret(tasks.bank, reading.view, fact, generation.tokens[:, 0], generation.length[:, 0], language, config)
 
 
@@ -61,7 +64,8 @@ def begin_reply(params: PyTree, rows: NewFact, question: AskedQuestion, dates: D
     """Asks the Answer Agent P questions, each of the memories of `rows` [P, S], oldest first, and lets it write one token."""
     reading = read(params, AnswerTask(_fill(rows, language, config), question, dates), language, config)
     num_tokens, drawn_by = config.answerer.response_length, _greedily(language)
-    rollout = begin(config.model, params, reading.cache, _key(), group_size=1, num_tokens=num_tokens, **drawn_by)
+    asked = question.length > 0
+    rollout = begin(config.model, params, reading.cache, _key(), group_size=1, num_tokens=num_tokens, asked=asked, **drawn_by)
     return Begun(reading.view, reading.cache, rollout)
 
 
