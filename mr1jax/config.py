@@ -131,7 +131,7 @@ GREEDY = SamplingConfig(temperature=0.0)
 class LossConfig:
     """An algorithm, of what `rl.algorithms` says it is made, and its coefficients."""
 
-    algorithm: Literal["grpo", "ppo", "dr_grpo", "dapo", "gspo", "rloo"] = "grpo"
+    algorithm: Literal["grpo", "ppo", "dr_grpo", "dapo", "gspo"] = "grpo"
     clip_eps: float = 0.2  # of the ratio to the policy that sampled; GSPO, whose ratio is of whole responses, takes 3e-4
     clip_eps_high: float = 0.28  # the same above 1, read by DAPO and by GSPO, which takes 4e-4; the others have clip_eps on both sides
     kl_coef: float = 0.0  # 0: no reference pass is made at all

@@ -13,7 +13,7 @@ CONTROL = "or the Manager again, beside the start's"
 NAMES = (APART, READS, ALTERNATED, CONTROL)
 
 
-def chain(seed: int) -> dict[str, Run]:
+def phases(seed: int) -> dict[str, Run]:
     """Plans the phases of one seed: each starts from the agents of those before it."""
     first = agents("grpo", seed)["manager"]
     reader = run("grpo_answer", seed, "managed", after=[first], banks_by="manager")
@@ -27,20 +27,20 @@ def chain(seed: int) -> dict[str, Run]:
 
 def row_pairs(name: str) -> list[Pair]:
     def of(seed: int) -> Pair:
-        phases = chain(seed)
+        trained = phases(seed)
         apart = agents("grpo", seed)
         return {
             APART: pair(apart["manager"], apart["answerer"]),
-            READS: pair(phases["first"], phases["reader"]),
-            ALTERNATED: pair(phases["again"], phases["reader"]),
-            CONTROL: pair(phases["control"], phases["reader"]),
+            READS: pair(trained["first"], trained["reader"]),
+            ALTERNATED: pair(trained["again"], trained["reader"]),
+            CONTROL: pair(trained["control"], trained["reader"]),
         }[name]
 
     return [of(seed) for seed in SEEDS]
 
 
 def runs() -> list[Run]:
-    return [each for seed in SEEDS for each in (*chain(seed).values(), agents("grpo", seed)["answerer"])]
+    return [each for seed in SEEDS for each in (*phases(seed).values(), agents("grpo", seed)["answerer"])]
 
 
 def pairs() -> list[Pair]:

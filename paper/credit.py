@@ -2,20 +2,22 @@
 
 from paper import figures
 from paper.ablation import agents
+from paper.alternation import phases
 from paper.plan import SEEDS, Pair, Run, pair, run
-from paper.scores import read_scores, summarise
+from paper.scores import p_value, read_scores, summarise
 from paper.table import Table, holds
 from paper.training import logs, mean_of
 
-AT_ONCE, BRANCH, INDEPENDENT, REPLAY, CURRICULUM = (
+AT_ONCE, LONGER, BRANCH, INDEPENDENT, REPLAY, CURRICULUM = (
     "at once",
+    "at once, twice as long",
     "four turns later",
     "at once, each member at a bank of its own",
     "replay from an empty bank",
     "replay, short conversations first",
 )
 EXPERIMENTS = {BRANCH: "grpo_manager_branch4", INDEPENDENT: "grpo_manager_independent", REPLAY: "grpo_manager_replay"}
-NAMES = (AT_ONCE, *EXPERIMENTS, CURRICULUM)
+NAMES = (AT_ONCE, LONGER, *EXPERIMENTS, CURRICULUM)
 FIRST = 10  # steps
 
 
@@ -23,6 +25,8 @@ def row_runs(name: str) -> list[list[Run]]:
     """Plans the runs of one row: for each seed a chain, whose last is scored."""
     if name == AT_ONCE:
         return [[agents("grpo", seed)["manager"]] for seed in SEEDS]
+    if name == LONGER:
+        return [[phases(seed)["first"], phases(seed)["control"]] for seed in SEEDS]
     if name != CURRICULUM:
         return [[run(EXPERIMENTS[name], seed)] for seed in SEEDS]
     chains = []
@@ -59,23 +63,33 @@ def make() -> Table:
             "UPDATE, percent": _share(row_pairs(name), "update"),
             "NOOP, percent": _share(row_pairs(name), "noop"),
         }
-    told = "; ".join(f"{name}: {holds(rows['start']['scores'], rows[name]['scores'])}" for name in NAMES)
     return Table(
         name="credit",
         title="Credit of the Manager",
         question="Is an operation better judged at once, some turns later, or at the end of a conversation?",
         rows=rows,
-        found=(f"Against the start, by EM: {told}.",),
+        found=(_told(rows),),
         notes=(
             "The paper describes both ends: one operation at a prebuilt bank (its equation 3), and a replay from empty with one reward at "
             "the end (its algorithm 5). They differ here in `horizon` alone: how many turns are played after the branch.",
-            "Runs are of about equal time on a quiet core, not of equal steps: what is played on costs a prompt a turn and member. The "
-            "minutes are of cores that other work shared.",
+            "Runs are of about equal time on a quiet core, four to five minutes, not of equal steps: what is played on costs a prompt a "
+            "turn and member. `at once` alone has half of that. The minutes are of cores that other work shared.",
+            "p: a sign-flip test over conversations of the same questions; it holds for these seeds.",
             f"At first: the first {FIRST} steps. A dead group is one whose rewards are all equal.",
             "A bank of its own: each member plays eight turns before the one that is judged (arXiv 2605.21768 objects to such groups).",
         ),
         figure=figures.bars({name: {"EM": row["scores"]} for name, row in rows.items()}, "EM on memdial's test split, percent"),
     )
+
+
+def _told(rows: dict) -> str:
+    longer = row_pairs(LONGER)
+    told = "; ".join(
+        f"{name}: {holds(rows[LONGER]['scores'], rows[name]['scores'])}, p = {p_value(row_pairs(name), longer):.2g}"
+        for name in NAMES
+        if name != LONGER
+    )
+    return f"Against {LONGER}, by EM: {told}."
 
 
 def _share(of: list[Pair], kind: str) -> float:

@@ -85,7 +85,7 @@ LEGAL: dict[type, dict[str, Any]] = {
         "top_p": Numbers(0, 1, whole=False, open_low=True),
     },
     LossConfig: {
-        "algorithm": ("grpo", "ppo", "dr_grpo", "dapo", "gspo", "rloo"),
+        "algorithm": ("grpo", "ppo", "dr_grpo", "dapo", "gspo"),
         **dict.fromkeys("clip_eps clip_eps_high value_clip_eps".split(), POSITIVE),
         **dict.fromkeys("kl_coef entropy_coef value_coef".split(), WEIGHT),
         **dict.fromkeys("gamma gae_lambda".split(), SHARE),

@@ -153,7 +153,7 @@ def test_defaults_construct_hash_and_stay(cls):
         ({"answerer": AgentConfig(3, 64, 8, retrieval="hybrid")}, "answerer.retrieval is 'hybrid', which needs .* Config.encoder"),
         ({"manager": AgentConfig(3, 64, 8, retrieval="dense"), "encoder": "x"}, "manager.retrieval is 'dense'; .* use 'lexical'"),
         ({"group_size": 1}, "Config.group_size is 1; grpo compares"),
-        ({"group_size": 1, "loss": LossConfig(algorithm="rloo")}, "Config.group_size is 1; rloo compares"),
+        ({"group_size": 1, "loss": LossConfig(algorithm="dr_grpo")}, "Config.group_size is 1; dr_grpo compares"),
         ({"prompts_kept": 8, "loss": LossConfig(algorithm="ppo")}, "Config.prompts_kept is 8; ppo .* use 0"),
         ({"prompts_kept": 10, "loss": LossConfig(num_minibatches=4)}, "Config.prompts_kept is 10, which loss.num_minibatches 4 .*; use 8"),
         ({"prompts_kept": 10, "mesh": MeshConfig(fsdp=4)}, "Config.prompts_kept is 10, which .* 4 devices does not divide; use 8"),

@@ -57,7 +57,7 @@ def test_pair_names_the_agents_it_scores(runs_in):
 
 def test_a_phase_starts_from_the_agents_of_those_before(runs_in):
     """Oracle: written out by hand: whose Manager, whose Answer Agent, at whose banks, and what is waited for."""
-    phases = alternation.chain(2)
+    phases = alternation.phases(2)
     told = {name: (each.config.manager_from, each.config.answerer_from, each.config.banks_by, each.after) for name, each in phases.items()}
     manager, reader = "grpo_manager-seed2", "grpo_answer-managed-seed2"
     assert told == {
@@ -296,7 +296,7 @@ def test_every_table_is_made_of_what_its_runs_left(runs_in, monkeypatch):
     assert made["main"].rows["rag_turns"]["EM, not mentioned"] == 100.0
     assert made["main"].rows["memory_r1_grpo"]["EM, temporal"] == 0.0
     assert made["algorithms"].rows["dapo"]["reward, last ten steps"] == pytest.approx(0.6)
-    assert made["algorithms"].rows["rloo"]["minutes"] == pytest.approx(40 / 60)
+    assert made["algorithms"].rows["dr_grpo"]["minutes"] == pytest.approx(40 / 60)
     assert made["credit"].rows["replay, short conversations first"]["steps"] == 80
     assert made["credit"].rows["at once"]["spread of a group's rewards at first"] == pytest.approx(0.25)
     assert made["alternation"].rows["or the Manager again, beside the start's"]["scores"]["em"] == 75.0

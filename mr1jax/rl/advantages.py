@@ -1,7 +1,7 @@
 """How much better than expected a response, or a token of it, was. Everything here is a constant of the loss: no gradient flows through it.
 
 A reward is paid once, for a whole response. GRPO and its kin compare it with the other responses to the same prompt (`group_advantage`,
-`centred_advantage`, `leave_one_out_advantage`); PPO puts it on the last token (`token_reward`) and lets a value function spread it over
+`centred_advantage`); PPO puts it on the last token (`token_reward`) and lets a value function spread it over
 the tokens before (`gae`), then scales (`whiten`).
 """
 
@@ -42,20 +42,6 @@ def centred_advantage(reward_PG: Array) -> Array:
     """
     chex.assert_rank(reward_PG, 2)
     return jnp.where(is_dead(reward_PG)[:, None], 0.0, reward_PG - jnp.mean(reward_PG, axis=1, keepdims=True))
-
-
-def leave_one_out_advantage(reward_PG: Array) -> Array:
-    """Compares each response with the mean of the others in its group: RLOO's advantage.
-
-        A_i = r_i - 1/(G-1) sum_{j != i} r_j = G/(G-1) (r_i - mean(r))
-
-    Source: arXiv:2402.14740, section 2.3. What a response is compared with does not depend on it, so the policy gradient is unbiased.
-    A group of equal rewards gets exactly 0.
-
-    reward_PG: float32[P, G] with G > 1. Returns float32[P, G].
-    """
-    G = reward_PG.shape[1]
-    return G / (G - 1) * centred_advantage(reward_PG)
 
 
 def dead_group_share(reward_PG: Array) -> Array:

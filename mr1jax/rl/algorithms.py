@@ -2,7 +2,7 @@
 
 The equations are functions of `advantages` and `losses`, and here they meet: the loss of a batch, and how parts of a batch make up the
 whole. Where a rollout serves one update, as in the demo, every ratio is 1 and no clip acts. The algorithms then differ by advantage and
-by how they weigh tokens alone: GSPO is GRPO, and RLOO is R G / (G - 1) times Dr. GRPO, which AdamW feels only where it clips gradients.
+by how they weigh tokens alone: GSPO is GRPO.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from mr1jax.config import LossConfig
-from mr1jax.rl.advantages import centred_advantage, group_advantage, leave_one_out_advantage
+from mr1jax.rl.advantages import centred_advantage, group_advantage
 from mr1jax.rl.losses import (
     LossBatch,
     budget_mean,
@@ -22,7 +22,6 @@ from mr1jax.rl.losses import (
     kl_k3,
     ratio_gap,
     response_mean,
-    response_ratio,
     token_mean,
     token_ratio,
 )
@@ -58,8 +57,6 @@ ALGORITHMS = {
     "dapo": Algorithm(group_advantage, token_ratio, token_mean, clips_higher=True, skips_dead=True),
     # arXiv:2507.18071: GRPO that clips whole responses
     "gspo": Algorithm(group_advantage, geometric_ratio, response_mean, clips_higher=True),
-    # arXiv:2402.14740: REINFORCE on whole responses, which neither clips nor uses a rollout twice; PPO's clip guards those who do
-    "rloo": Algorithm(leave_one_out_advantage, response_ratio, response_mean),
 }
 
 

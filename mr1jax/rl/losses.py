@@ -82,20 +82,6 @@ def geometric_ratio(log_prob: Array, old_log_prob: Array, mask: Array) -> Array:
     return jnp.exp(zero_masked(jnp.broadcast_to(mean[..., None], mask.shape), mask))
 
 
-def response_ratio(log_prob: Array, old_log_prob: Array, mask: Array) -> Array:
-    """Compares the two policies by the probability of a whole response, as if that were one action.
-
-        rho = pi(o) / pi_old(o) = exp(sum_t (log_prob_t - old_log_prob_t))
-
-    Source: arXiv:2402.14740, section 2.3, takes the whole response for the action. At rho = 1 the gradient is that of its log-probability,
-    of a sum over tokens and no mean: a long response moves the policy further.
-
-    All arrays [..., R] of one shape. Returns float32[..., R], the same on all tokens of a response, and 1 where masked.
-    """
-    total = masked_sum(_log_ratio(log_prob, old_log_prob, mask), mask, axis=-1)
-    return jnp.exp(zero_masked(jnp.broadcast_to(total[..., None], mask.shape), mask))
-
-
 def clipped_surrogate_loss(ratio: Array, advantage: Array, mask: Array, *, clip_eps: float, clip_eps_high: float) -> Array:
     """Rewards a higher probability of what has a positive advantage, up to a factor 1 + clip_eps_high; a lower one down to 1 - clip_eps.
 
