@@ -2,7 +2,8 @@
 Command:   make train EXP=grpo_manager_branch4
 Minutes:   4 on one core: a step of 4 states takes 3.3 CPU seconds there, one of grpo_manager's 16 takes 1.6
 Expected:  fewer dead groups than grpo_manager's; slower by the clock, since every turn reads a prompt for each member
-Measured:  not yet
+Measured:  1,848 test questions, exact match, three seeds, beside the start's Answer Agent: start 46.6, grpo_manager 69.8 [66.2, 73.2],
+           this agent 72.7 [69.7, 75.6], p = 0.0001 in pairs; at first 16 % of the groups are dead, 50 % there
 """
 
 from mr1jax.config import Config, LossConfig, OptimizerConfig

@@ -2,7 +2,8 @@
 Command:   make train EXP=grpo_manager_independent
 Minutes:   4 on one core: a step of 8 states takes 3.9 CPU seconds there
 Expected:  as grpo_manager, more slowly: part of what a group's rewards differ by was decided before the operation that they judge
-Measured:  not yet
+Measured:  1,848 test questions, exact match, three seeds, beside the start's Answer Agent: start 46.6, grpo_manager 69.8 [66.2, 73.2],
+           this agent 67.9 [63.5, 73.1], p = 0.008 in pairs, below; at first 12 % of the groups are dead, 50 % there
 """
 
 from mr1jax.config import Config, LossConfig, OptimizerConfig

@@ -30,7 +30,7 @@ def bars(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str, metric
             axes.plot([at] * len(of_seed), of_seed, "o", color="white", markeredgecolor="black", markersize=4)
     axes.set_xticks(
         range(len(rows)),
-        [textwrap.fill(row.replace("_", " "), 14 if len(rows) <= 6 else 9) for row in rows],
+        [textwrap.fill(row.replace("_", " "), 14 if len(rows) <= 6 else 9, break_long_words=False) for row in rows],
         fontsize=8 if len(rows) > 6 else 10,
     )
     axes.set_ylabel(title)

@@ -106,8 +106,6 @@ def _round(port: int, number: int, seconds: float, conversations: list[Told], us
     ):
         taken, wall = _repeat(list(zip(clients, texts, strict=False)), call, seconds)
         result |= {f"{kind}_per_s": round(len(taken) / wall, 2), kind: {"requests": len(taken), **percentiles(taken)}}
-    for client in clients:
-        client.close()
     return result
 
 
@@ -127,6 +125,8 @@ def _repeat(work: list[tuple[Client, tuple[str, ...]]], call: Callable[[Client, 
                 count += 1
         except Exception as error:  # noqa: BLE001  said below, once all threads have ended
             failed.append(error)
+        finally:
+            client.close()  # who has to wait for the others would find that the server has closed it; the next request opens it again
 
     threads = [threading.Thread(target=run, args=each) for each in work]
     for thread in threads:
