@@ -205,17 +205,15 @@ def _replay(params: PyTree, conversations: Conversation, language: Language, con
     return replay(params, conversations, jax.random.key(_GREEDY_KEY), language, config)
 
 
-def reply_greedily(params: PyTree, tasks: AnswerTask, language: Language, config: Config) -> Replies:
-    """Lets the Answer Agent with these parameters answer P questions, greedily; one of length 0 gets no answer. Pure."""
+@functools.partial(jax.jit, static_argnames="config")
+def _answer(params: PyTree, tasks: AnswerTask, language: Language, config: Config) -> Replies:
+    """Lets the Answer Agent with these parameters answer P questions, greedily; one of length 0 gets no answer."""
     agent, asked = config.answerer, tasks.question.length > 0
     reading, key = read(params, tasks, language, config), jax.random.key(_GREEDY_KEY)
     generation = respond(params, reading.cache, key, language.answerer, language, agent, config, group_size=1, sampling=GREEDY, asked=asked)
     response_PR, length_P = generation.tokens[:, 0], generation.length[:, 0]
     answer = jax.vmap(functools.partial(parse_answer, language.answerer))(response_PR, length_P)
     return Replies(reading.view.shown.slot, response_PR, length_P, answer.tokens, answer.length)
-
-
-_answer = jax.jit(reply_greedily, static_argnames="config")
 
 
 def what_matters(config: Config) -> Config:

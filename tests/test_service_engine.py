@@ -451,6 +451,14 @@ def test_an_answer_from_elsewhere_is_followed(remote):
     assert body["guided_regex"] == body["structured_outputs"]["regex"]
 
 
+def test_a_memory_that_quotes_the_mark_hides_no_quote_after_it(remote):
+    """Oracle: by hand: both lines before the one that begins with the mark are quotes, and what follows it is the answer."""
+    said = "say **Answer:** no [1] 1 May 2024\nBen plays jazz [2] 2 May 2024\n**Answer:** jazz"
+    engine, _ = remote(lambda prompt: chat(said))
+    reply = engine.reply(Request(LINES, Line("What does Ben play?", "3 May 2024")))
+    assert (reply.answer, reply.quoted) == ("jazz", (0, 1))
+
+
 def test_a_memory_that_names_a_number_selects_no_other(remote):
     """Oracle: by hand: the number of a line is its last."""
     engine, _ = remote(lambda prompt: chat("see [2] tea [1] 1 May 2024\n**Answer:** see [2]"))

@@ -27,13 +27,13 @@ from mr1jax.service.streaming import Hear, Pieces
 from mr1jax.service.texts import Speller
 from mr1jax.structs import NO_SLOT, PAD, OperationKind, OperationStatus
 from mr1jax.text.packing import check_budget
+from mr1jax.text.parsing import split_response
 from mr1jax.text.tokenizer import text_reader
 
 BATCHES = (1, 8, 32)  # requests that one run serves
 _DATE_WIDTH = 16  # tokens; "30 September 2024" in letters of any tokenizer
 _STRIDE = 4  # tokens that are written between two looks at an answer that somebody follows
 _QUOTED_NUMBER = re.compile(r"\[(\d{1,2})\](?!.*\[\d{1,2}\])")  # the last of a line: what a memory says stands before its number
-_ANSWER_MARK = "**Answer:**"
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,8 @@ class Engine:
         dates = self._shown_dates(request)
         response = put_back(self._text_of(reply.response, reply.response_length), dates)
         shown = [int(slot) for slot in reply.slot if slot != NO_SLOT]
-        named = {int(number) for number in _QUOTED_NUMBER.findall(response.split(_ANSWER_MARK)[0])}
+        quotes, _ = split_response(response)
+        named = {int(number) for number in _QUOTED_NUMBER.findall(quotes)}
         quoted = [slot for number, slot in enumerate(shown, start=1) if number in named]
         answer = put_back(self._text_of(reply.answer, reply.answer_length).strip(), dates)
         return Reply(answer, response, tuple(shown), tuple(quoted))

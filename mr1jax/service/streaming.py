@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
+from mr1jax.text.parsing import split_response
+
 Hear = Callable[[str], None]  # is told what is written of a response so far
 
-# No line of a response begins as this one does, but the answer's (see `parsing.ANSWER_PATTERN`).
-_ANSWER_LINE = re.compile(r"^\*\*Answer:\*\* *([^\n]*)", re.MULTILINE)
 # What the next token may still change: half of a character; the digits of a year, which is put back as a whole; a space that is the last.
 _UNSURE = re.compile(r"[\d\ufffd\s]*$")
 
@@ -32,9 +32,8 @@ class Pieces(Generic[A]):
 
     def hear(self, response: str) -> None:
         """Takes a response as far as it is written, and passes on what is new of the answer in it."""
-        found = _ANSWER_LINE.search(response)
-        answer = _UNSURE.sub("", self._meant(found[1])) if found else ""
-        self._tell(answer)
+        _, answer = split_response(response)
+        self._tell(_UNSURE.sub("", self._meant(answer or "")))
 
     def follow(self, reply: "Future[A]") -> Iterator[str | A]:
         """Yields what is heard, the rest of the answer once it is there, and last what `reply` holds; raises what it ended with."""

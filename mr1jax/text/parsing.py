@@ -5,6 +5,8 @@ the space that sentencepiece puts first. Both readers are total: what is illegal
 operation that the bank refuses or as an empty answer. The tokens of a text keep their leading space, " Mia".
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -29,6 +31,8 @@ replacement that language models like to make of an update. Text is one line tha
 ANSWER_PATTERN = _QUOTES + _MARKER + _TEXT
 """What the Answer Agent writes: up to four lines that quote memories, then `**Answer:** text`. No quote begins as the marker does, so the
 marker is the first line that begins with it, and the answer may say anything."""
+
+_ANSWER_LINE = re.compile(rf"^{_MARKER}([^\n]*)", re.MULTILINE)
 
 
 @struct.dataclass
@@ -79,6 +83,12 @@ def parse_operation(grammar: Grammar, tokens_R: Array, length: Array) -> ParsedO
 def parse_answer(grammar: Grammar, tokens_R: Array, length: Array) -> Segment:
     """Reads the answer, a `Segment` of capacity R, from a response of R tokens, of which the first length count, end token included."""
     return _cut_out(tokens_R, _read(grammar, tokens_R, length)[1]["answer"])
+
+
+def split_response(text: str) -> tuple[str, str | None]:
+    """Parts a response of the Answer Agent as text, finished or not, into its quotes and its answer so far, None where none has begun."""
+    found = _ANSWER_LINE.search(text)
+    return (text[: found.start()], found[1]) if found else (text, None)
 
 
 def _read(grammar: Grammar, tokens_R: Array, length: Array) -> tuple[Array, dict[str, Array]]:
