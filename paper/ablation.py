@@ -2,8 +2,8 @@
 
 from paper import figures
 from paper.plan import SEEDS, Pair, Run, pair, run, unique
-from paper.scores import p_value, summarise
-from paper.table import Table, holds
+from paper.scores import P_NOTE, compare, summarise
+from paper.table import Table
 
 ALGORITHMS = ("grpo", "ppo")
 ROWS = ("base", "rl_manager", "rl_answer", "no_distillation", "full")
@@ -16,7 +16,7 @@ THEIRS = {  # F1 / BLEU-1 / J on LoCoMo, Llama-3.1-8B
 }
 STEPS = (("base", "rl_answer"), ("base", "rl_manager"), ("rl_answer", "full"), ("rl_manager", "full"), ("no_distillation", "full"))
 NOTES = (
-    "p: a sign-flip test over conversations of the same questions, so what was asked does not blur it; it holds for these seeds.",
+    P_NOTE,
     "The two agents of `full` were trained apart, each against the start's partner, and put together; the paper does not say which one "
     "was frozen beside which.",
     "Without distillation the grammar leaves the Answer Agent nothing but `**Answer:** text`. The start was taught to quote and has never "
@@ -55,9 +55,8 @@ def pairs() -> list[Pair]:
 
 
 def _step(rows: dict, algorithm: str, lower: str, upper: str) -> str:
-    """Says of two rows whether the second is above the first, by their intervals and in pairs of the same questions."""
-    p = p_value(row_pairs(algorithm, upper), row_pairs(algorithm, lower))
-    return f"{upper} against {lower}: {holds(rows[lower][algorithm], rows[upper][algorithm])}, p = {p:.2g}"
+    compared = compare(rows[lower][algorithm], rows[upper][algorithm], row_pairs(algorithm, lower), row_pairs(algorithm, upper))
+    return f"{upper} against {lower}: {compared}"
 
 
 def make() -> Table:

@@ -4,8 +4,8 @@ from mr1jax.config import LossConfig
 from paper import figures
 from paper.ablation import agents
 from paper.plan import SEEDS, Pair, Run, pair, run
-from paper.scores import p_value, summarise
-from paper.table import Table, holds
+from paper.scores import P_NOTE, compare, summarise
+from paper.table import Table
 from paper.training import logs, mean_of, mean_reward
 
 EXPERIMENT = "grpo_manager"
@@ -63,7 +63,7 @@ def make() -> Table:
             "DAPO draws 24 groups a step and trains on 16, those whose rewards differ first.",
             "RLOO (arXiv:2402.14740) was compared too, and is no longer here: EM 69.5 [65.7, 72.9], p = 0.63 against grpo. On one update a "
             "rollout its gradient is Dr. GRPO's times a constant, which AdamW hardly feels.",
-            "p: a sign-flip test over conversations of the same questions; it holds for these seeds.",
+            P_NOTE,
             "Minutes of cores that other work shared: of the same steps they tell little.",
         ),
         figure=figures.bars({name: {"EM": row["scores"]} for name, row in rows.items()}, "EM on memdial's test split, percent"),
@@ -72,9 +72,9 @@ def make() -> Table:
 
 def _told(rows: dict) -> str:
     against = {name: f"grpo, {TWICE}" if name.endswith(TWICE) else "grpo" for name in NAMES}
-    told = "; ".join(
-        f"{name}: {holds(rows[other]['scores'], rows[name]['scores'])}, p = {p_value(row_pairs(name), row_pairs(other)):.2g}"
+    told = [
+        f"{name}: {compare(rows[other]['scores'], rows[name]['scores'], row_pairs(other), row_pairs(name))}"
         for name, other in against.items()
         if name != other
-    )
-    return f"Against grpo of as many updates, by EM: {told}."
+    ]
+    return f"Against grpo of as many updates, by EM: {'; '.join(told)}."

@@ -3,8 +3,8 @@
 from paper import figures
 from paper.ablation import agents
 from paper.plan import SEEDS, Pair, Run, pair, run
-from paper.scores import p_value, summarise
-from paper.table import Table, holds
+from paper.scores import P_NOTE, compare, summarise
+from paper.table import Table
 
 APART = "each beside the start"
 READS = "the Answer Agent at its Manager's banks"
@@ -48,8 +48,8 @@ def pairs() -> list[Pair]:
 
 
 def _step(rows: dict, lower: str, upper: str) -> str:
-    p = p_value(row_pairs(upper), row_pairs(lower))
-    return f"{upper}, against {lower}: {holds(rows[lower]['scores'], rows[upper]['scores'])}, p = {p:.2g}"
+    compared = compare(rows[lower]["scores"], rows[upper]["scores"], row_pairs(lower), row_pairs(upper))
+    return f"{upper}, against {lower}: {compared}"
 
 
 def make() -> Table:
@@ -65,7 +65,7 @@ def make() -> Table:
             "All by GRPO, 120 steps of the Answer Agent and 90 of the Manager a phase. The last two rows train the Manager twice as long.",
             "Each beside the start: the Answer Agent is trained at banks that forgot nothing, the Manager beside the start's Answer Agent; "
             "it is `full` of the ablation.",
-            "p: a sign-flip test over conversations of the same questions; it holds for these seeds.",
+            P_NOTE,
         ),
         figure=figures.bars({name: {"EM": row["scores"]} for name, row in rows.items()}, "EM on memdial's test split, percent"),
     )

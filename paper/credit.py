@@ -4,8 +4,8 @@ from paper import figures
 from paper.ablation import agents
 from paper.alternation import phases
 from paper.plan import SEEDS, Pair, Run, pair, run
-from paper.scores import p_value, read_scores, summarise
-from paper.table import Table, holds
+from paper.scores import P_NOTE, compare, read_scores, summarise
+from paper.table import Table
 from paper.training import logs, mean_of
 
 AT_ONCE, LONGER, BRANCH, INDEPENDENT, REPLAY, CURRICULUM = (
@@ -74,7 +74,7 @@ def make() -> Table:
             "the end (its algorithm 5). They differ here in `horizon` alone: how many turns are played after the branch.",
             "Runs are of about equal time on a quiet core, four to five minutes, not of equal steps: what is played on costs a prompt a "
             "turn and member. `at once` alone has half of that. The minutes are of cores that other work shared.",
-            "p: a sign-flip test over conversations of the same questions; it holds for these seeds.",
+            P_NOTE,
             f"At first: the first {FIRST} steps. A dead group is one whose rewards are all equal.",
             "A bank of its own: each member plays eight turns before the one that is judged (arXiv 2605.21768 objects to such groups).",
         ),
@@ -83,13 +83,9 @@ def make() -> Table:
 
 
 def _told(rows: dict) -> str:
-    longer = row_pairs(LONGER)
-    told = "; ".join(
-        f"{name}: {holds(rows[LONGER]['scores'], rows[name]['scores'])}, p = {p_value(row_pairs(name), longer):.2g}"
-        for name in NAMES
-        if name != LONGER
-    )
-    return f"Against {LONGER}, by EM: {told}."
+    longer, others = row_pairs(LONGER), [name for name in NAMES if name != LONGER]
+    told = [f"{name}: {compare(rows[LONGER]['scores'], rows[name]['scores'], longer, row_pairs(name))}" for name in others]
+    return f"Against {LONGER}, by EM: {'; '.join(told)}."
 
 
 def _share(of: list[Pair], kind: str) -> float:

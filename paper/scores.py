@@ -18,6 +18,10 @@ from mr1jax.prepare import encode, load_start
 from mr1jax.report import write_whole
 from mr1jax.statistics import interval_of_seeds, paired_test
 from paper.plan import DATA, RUNS, Accuracy, Pair, baseline_pair
+from paper.table import holds
+
+P_NOTE = "p: a sign-flip test over conversations of the same questions, so what was asked does not blur it; it holds for these seeds."
+"""What a table says of the p of `compare`."""
 
 _SEED = 0  # of the intervals
 
@@ -99,6 +103,11 @@ def p_value(pairs: Sequence[Pair], others: Sequence[Pair]) -> float:
     """Tests whether two rows differ in exact match: on the same questions, each row's score of a question being its mean over seeds."""
     one, other = (np.mean([read_scores(pair).scores["em"] for pair in of], axis=0) for of in (pairs, others))
     return paired_test(one, other, read_scores(pairs[0]).conversation, _SEED)
+
+
+def compare(lower: dict[str, Any], upper: dict[str, Any], lower_pairs: Sequence[Pair], upper_pairs: Sequence[Pair]) -> str:
+    """Says of two rows whether the second is above the first in exact match: by their intervals, and in pairs of the same questions."""
+    return f"{holds(lower, upper)}, p = {p_value(upper_pairs, lower_pairs):.2g}"
 
 
 def _scores(row: Row) -> Scores:

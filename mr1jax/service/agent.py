@@ -72,7 +72,7 @@ class MemoryAgent(Memories):
 
     @classmethod
     def _remote(cls, store: Store, base_url: str, model: str) -> "MemoryAgent":
-        start, server = remote_start(), ChatServer(base_url, model)
+        server, start = ChatServer(base_url, model), remote_start()  # a wrong address is refused before anything is read
         engine = Engine(start, RemoteModel(start, server))
         agent = cls(engine, store, RemoteExtractor(server, engine.speller, engine.slot_width))
         agent.server = server
